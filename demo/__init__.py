@@ -1,0 +1,1 @@
+"""Simulated hardware and the demonstration that runs the whole chain against it."""

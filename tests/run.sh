@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs what the tests need, checks the code, and runs the tests.
+# Usage: tests/run.sh [PYTEST_ARGUMENT...]
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+source demo/setup.sh
+
+need_programs mosquitto influxd victoria-metrics shellcheck
+make_venv .venv-tests tests/requirements.txt requirements.txt
+
+python=.venv-tests/bin/python
+"$python" -m ruff check --quiet
+"$python" -m ruff format --check --quiet
+"$python" -m mypy --strict .
+find . -name '.venv*' -prune -o \( -name '*.sh' -o -path './.ci/run' \) -type f \
+    -exec shellcheck --external-sources {} +
+exec "$python" -m pytest "$@"
