@@ -1,0 +1,506 @@
+"""A paho client ready for use: TLS, session, last will, reconnecting, and fast.
+
+A `Broker` keeps one connection alive from a thread of its own, through paho's interface for
+external loops. Every connection has a new paho client, so that nothing of an old one (its unsent
+packets, its message identifiers) can be taken for the new one's.
+"""
+
+import contextlib
+import logging
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from openenergy import config, service, topics
+from openenergy.backoff import Backoff
+
+CONNECT_TIMEOUT_S: Final = 4.0
+# A peer that vanished without a word is noticed after two of these at most.
+KEEPALIVE_S: Final = 25
+# Larger packets stay at the broker (MQTT 5, 3.1.2.11.4); ours are a thousand times smaller.
+MAX_PACKET: Final = 2 * 1024 * 1024
+READ_SIZE: Final = 65536
+# Our own publications that a broker may leave unconfirmed, if it takes so many.
+MAX_INFLIGHT: Final = 1000
+# A connection that lasted this long was a good one: the next attempt need not wait.
+GOOD_CONNECTION_S: Final = 10.0
+# A broker that is back gets us back within this time.
+LONGEST_ABSENCE_S: Final = 8.0
+# Two programs with one client identifier cut each other off in turns; this leaves each some time.
+TAKEN_OVER_PAUSE_S: Final = 30.0
+FAREWELL_S: Final = 1.0
+# A broker that hangs up on MQTT 5 without saying why is offered 3.1.1 after so many attempts.
+SILENT_REFUSALS: Final = 3
+UNSUPPORTED_PROTOCOL: Final = 0x84
+TAKEN_OVER: Final = 0x8E
+# Brokers deliver at least so many messages before they wait for an acknowledgement. Fewer in one
+# read mean that the stream is slow: the next read then waits, and finds several at once.
+SMALL_READ: Final = 20
+GATHER_S: Final = 0.05
+
+log = logging.getLogger("broker")
+
+OnMessage = Callable[[mqtt.Client, mqtt.MQTTMessage], None]
+
+
+class Session(NamedTuple):
+    """A session that the broker keeps while we are away; messages are acknowledged by the caller.
+
+    `window` is how many unacknowledged messages the broker may send (MQTT 5 Receive Maximum),
+    `expiry_s` how long it keeps the session, `may_read` says whether there is room for more.
+    """
+
+    window: int
+    expiry_s: int
+    may_read: Callable[[], bool]
+
+
+class Broker:
+    """One connection to the broker, made again whenever it is lost.
+
+    `on_message` and `on_published` (client, message identifier) are called in the network thread
+    and must not wait; so are `on_connected` and `on_disconnected`.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a script wants of its broker, each by name
+        self,
+        settings: config.Mqtt,
+        script: str,
+        *,
+        filters: Sequence[str] = (),
+        on_message: OnMessage,
+        on_connected: Callable[[], None] = lambda: None,
+        on_disconnected: Callable[[], None] = lambda: None,
+        on_published: Callable[[mqtt.Client, int], None] | None = None,
+        session: Session | None = None,
+        keep_retain_flag: bool = False,
+    ) -> None:
+        """Prepare; `start` connects.
+
+        With `keep_retain_flag` a message shows the flag it was published with (MQTT 5 only);
+        else `retain` means that it was published before we subscribed.
+        """
+        self.name = f"{settings.broker}:{settings.port}"
+        self.client_id = client_id(settings, script)
+        self._settings = settings
+        self._filters = filters
+        self._on_message = on_message
+        self._on_connected = on_connected
+        self._on_disconnected = on_disconnected
+        self._on_published = on_published
+        self._session = session
+        self._keep_retain_flag = keep_retain_flag
+        self._online_topic = topics.measurement_topic(
+            settings.prefix_update, f"{script}-{service.hostname()}", "online"
+        )
+        self._protocol = MQTTProtocolVersion.MQTTv5
+        self._answered = False
+        self._taken_over = False
+        self._silent_refusals = 0
+        self._client: mqtt.Client | None = None
+        self._trouble = ""
+        self._messages_read = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep_connected, name="network", daemon=True)
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be published now."""
+        return self._client is not None
+
+    def start(self) -> None:
+        """Connect, now or whenever the broker is there."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say farewell and disconnect, within 2 s whatever the broker does."""
+        self._stopping.set()
+        self._wake()
+        self._thread.join(FAREWELL_S + 1)
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None
+    ) -> tuple[mqtt.Client, int] | None:
+        """Publish now; return what `on_published` will get, or None if we are not connected.
+
+        A message with `expiry_s` is dropped by the broker when it is older (MQTT 5 only).
+        """
+        client = self._client
+        if client is None:
+            return None
+        properties = None
+        if expiry_s is not None and client.protocol == MQTTProtocolVersion.MQTTv5:
+            properties = _properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s)
+        info = client.publish(
+            topic,
+            payload,
+            qos=self._settings.qos,
+            retain=retain and self._settings.retain,
+            properties=properties,
+        )
+        return (client, info.mid) if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def acknowledge(self, client: mqtt.Client, message_ids: Iterable[int]) -> None:
+        """Acknowledge messages that came on the connection of `client`.
+
+        On a later connection these identifiers mean other messages: then nothing is sent, and
+        the broker delivers the messages again.
+        """
+        if client is self._client:
+            assert isinstance(client, _Client)  # noqa: S101 - our own, see _new_client
+            client.acknowledge(message_ids)
+
+    # The network thread
+
+    def _keep_connected(self) -> None:
+        backoff = Backoff(longest_s=LONGEST_ABSENCE_S)
+        while not self._stopping.is_set():
+            self._answered = self._taken_over = False
+            client = self._new_client()
+            began = time.monotonic()
+            try:
+                self._connect(client)
+                self._serve(client)
+            except OSError as error:
+                self._note_trouble(reason(error))
+            if self._client is not None:
+                self._client = None
+                self._on_disconnected()
+            if time.monotonic() - began > GOOD_CONNECTION_S:
+                backoff.reset()
+            self._stopping.wait(TAKEN_OVER_PAUSE_S if self._taken_over else backoff.delay_s())
+
+    def _new_client(self) -> "_Client":
+        is_v5 = self._protocol == MQTTProtocolVersion.MQTTv5
+        client = _Client(
+            CallbackAPIVersion.VERSION2,
+            self.client_id,
+            clean_session=None if is_v5 else self._session is None,
+            protocol=self._protocol,
+            manual_ack=self._session is not None,
+            reconnect_on_failure=False,
+        )
+        prepare(client, self._settings)
+        client.will_set(
+            self._online_topic,
+            topics.encode_measurement("online", 0, None),
+            qos=self._settings.qos,
+            retain=self._settings.retain,
+        )
+        client.on_connect = self._handle_connect
+        client.on_disconnect = self._handle_disconnect
+        client.on_subscribe = self._handle_subscribe
+        client.on_message = self._handle_message
+        # With this callback paho leaves all writing to our loop, whichever thread publishes.
+        client.on_socket_register_write = self._handle_outgoing
+        if self._on_published:
+            client.on_publish = self._handle_published
+        return client
+
+    def _connect(self, client: mqtt.Client) -> None:
+        properties = None
+        if self._protocol == MQTTProtocolVersion.MQTTv5:
+            properties = _properties(PacketTypes.CONNECT, MaximumPacketSize=MAX_PACKET)
+            if self._session:
+                properties.SessionExpiryInterval = self._session.expiry_s
+                properties.ReceiveMaximum = self._session.window
+        client.connect(
+            self._settings.broker,
+            self._settings.port,
+            keepalive=KEEPALIVE_S,
+            clean_start=self._session is None,
+            properties=properties,
+        )
+
+    def _serve(self, client: mqtt.Client) -> None:
+        """Move packets until the connection ends or we are told to stop."""
+        read_at = 0.0
+        while (connection := _connection(client)) and not self._stopping.is_set():
+            gathering_s = max(0.0, read_at - time.monotonic())
+            may_read = not gathering_s and (self._session is None or self._session.may_read())
+            has_buffered = may_read and connection.pending()
+            readable, _, _ = select.select(
+                [self._wake_receiver, *([connection] if may_read else [])],
+                [connection] if client.want_write() else [],
+                [],
+                0 if has_buffered else gathering_s or 1.0,
+            )
+            if self._wake_receiver in readable:
+                self._clear_wake()
+            if has_buffered or connection in readable:
+                self._messages_read = 0
+                _read_everything(client, connection)
+                if self._session and 0 < self._messages_read < SMALL_READ:
+                    read_at = time.monotonic() + GATHER_S
+            client.loop_write()
+            client.loop_misc()
+        if self._client is not None and self._stopping.is_set():
+            self._say_farewell(client)
+
+    def _say_farewell(self, client: mqtt.Client) -> None:
+        """Publish that we are offline, after everything published before it, and disconnect."""
+        offline = client.publish(
+            self._online_topic,
+            topics.encode_measurement("online", 0, time.time_ns() // 1_000_000),
+            qos=self._settings.qos,
+            retain=self._settings.retain,
+        )
+        deadline = time.monotonic() + FAREWELL_S
+        while (
+            (connection := _connection(client))
+            and not offline.is_published()
+            and time.monotonic() < deadline
+        ):
+            select.select([connection], [connection] if client.want_write() else [], [], 0.05)
+            client.loop_write()
+            _read_everything(client, connection)
+        client.disconnect()
+        client.loop_write()
+
+    def _handle_connect(
+        self,
+        client: mqtt.Client,
+        _userdata: Any,
+        _flags: mqtt.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        self._answered = True
+        if reason_code.is_failure:
+            if reason_code.value == UNSUPPORTED_PROTOCOL:
+                self._offer_older_protocol()
+            else:
+                self._note_trouble(f"it refuses us: {reason_code} ([MQTT] username, password)")
+            return
+        self._silent_refusals = 0
+        self._trouble = ""
+        version = "5" if self._protocol == MQTTProtocolVersion.MQTTv5 else "3.1.1"
+        log.info("connected to broker %s (MQTT %s)", self.name, version)
+        # paho does not look at what the broker takes at once (MQTT 5, 3.2.2.3.3).
+        window = getattr(properties, "ReceiveMaximum", client.max_inflight_messages)
+        client.max_inflight_messages = min(window, MAX_INFLIGHT)
+        if self._filters:
+            client.subscribe(self._subscriptions())
+        self._client = client
+        self.publish(
+            self._online_topic,
+            topics.encode_measurement("online", 1, time.time_ns() // 1_000_000),
+            retain=True,
+        )
+        self._on_connected()
+
+    def _subscriptions(self) -> Any:
+        if self._protocol != MQTTProtocolVersion.MQTTv5:
+            return [(topic_filter, self._settings.qos) for topic_filter in self._filters]
+        options = SubscribeOptions(self._settings.qos, retainAsPublished=self._keep_retain_flag)
+        return [(topic_filter, options) for topic_filter in self._filters]
+
+    def _handle_disconnect(
+        self,
+        _client: mqtt.Client,
+        _userdata: Any,
+        _flags: mqtt.DisconnectFlags,
+        reason_code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if not self._answered:
+            self._silent_refusals += 1
+            if self._silent_refusals >= SILENT_REFUSALS:
+                self._offer_older_protocol()
+        if reason_code.value == TAKEN_OVER:
+            self._taken_over = True
+            self._note_trouble(f"another program connects with our client_id {self.client_id!r}")
+        elif not self._stopping.is_set():
+            self._note_trouble(f"connection lost ({reason_code})")
+
+    def _offer_older_protocol(self) -> None:
+        self._silent_refusals = 0
+        if self._protocol == MQTTProtocolVersion.MQTTv5:
+            log.info("broker %s does not take MQTT 5; trying 3.1.1", self.name)
+            self._protocol = MQTTProtocolVersion.MQTTv311
+        else:
+            self._protocol = MQTTProtocolVersion.MQTTv5
+
+    def _note_trouble(self, trouble: str) -> None:
+        """Log a change for the worse once, however often the attempts fail the same way."""
+        if trouble != self._trouble:
+            log.warning("broker %s: %s; trying again", self.name, trouble)
+            self._trouble = trouble
+
+    def _handle_subscribe(
+        self,
+        _client: mqtt.Client,
+        _userdata: Any,
+        _message_id: int,
+        reason_codes: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for topic_filter, reason_code in zip(self._filters, reason_codes, strict=False):
+            if reason_code.is_failure:
+                log.error("broker %s refuses %r: %s", self.name, topic_filter, reason_code)
+
+    def _handle_message(
+        self, client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage
+    ) -> None:
+        self._messages_read += 1
+        self._on_message(client, message)
+
+    def _handle_published(
+        self,
+        client: mqtt.Client,
+        _userdata: Any,
+        message_id: int,
+        reason_code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason_code.is_failure:
+            log.error("broker %s refuses a measurement: %s", self.name, reason_code)
+        if self._on_published:
+            self._on_published(client, message_id)
+
+    def _handle_outgoing(self, _client: mqtt.Client, _userdata: Any, _socket: Any) -> None:
+        self._wake()
+
+    def _wake(self) -> None:
+        """End the network thread's wait. A full pipe already does."""
+        with contextlib.suppress(BlockingIOError):
+            self._wake_sender.send(b"!")
+
+    def _clear_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_receiver.recv(4096)
+
+
+def _properties(packet_type: int, **values: int) -> Properties:
+    properties = Properties(packet_type)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties
+
+
+def client_id(settings: config.Mqtt, script: str) -> str:
+    """Return the stable identifier under which the broker keeps a script's session."""
+    return settings.client_id or f"{script}-{service.hostname()}"
+
+
+def prepare(client: mqtt.Client, settings: config.Mqtt) -> None:
+    """Give `client` the credentials, the authorities and the time limit of `settings`."""
+    client.connect_timeout = CONNECT_TIMEOUT_S
+    if settings.username:
+        client.username_pw_set(settings.username, settings.password or None)
+    if settings.tls:
+        client.tls_set(ca_certs=settings.ca_file or None)
+
+
+def reason(error: OSError) -> str:
+    """Say in a few words why a connection failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    return error.strerror or str(error) or type(error).__name__
+
+
+def try_connect(settings: config.Mqtt, script: str) -> None:
+    """Connect once, for `--check`, beside whatever else is connected; raises OSError."""
+    outcome: list[ReasonCode] = []
+
+    def on_connect(_c: Any, _u: Any, _f: Any, reason_code: ReasonCode, _p: Any) -> None:
+        outcome.append(reason_code)
+
+    for protocol in (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311):
+        outcome.clear()
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            f"{client_id(settings, script)}-check",
+            protocol=protocol,
+            reconnect_on_failure=False,
+        )
+        prepare(client, settings)
+        client.on_connect = on_connect
+        try:
+            client.connect(settings.broker, settings.port)
+        except OSError as error:
+            raise OSError(reason(error)) from error
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while not outcome and time.monotonic() < deadline:
+            if client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
+        client.disconnect()
+        if outcome and outcome[0].value != UNSUPPORTED_PROTOCOL:
+            break
+    if not outcome:
+        raise OSError("it does not answer as an MQTT broker")
+    if outcome[0].is_failure:
+        raise OSError(f"it refuses us: {outcome[0]} ([MQTT] username, password)")
+
+
+# What follows goes round paho's public interface, for speed. It was written for paho-mqtt 2.2;
+# tests/unit/test_broker_paho.py notices a paho that changed.
+
+
+class _Client(mqtt.Client):
+    """paho's client, which reads its socket in large pieces and acknowledges in large pieces.
+
+    paho reads each packet with three system calls and acknowledges with one each; at thousands of
+    messages a second that is most of what it does.
+    """
+
+    def _create_socket(self) -> Any:
+        return _BufferedSocket(super()._create_socket())
+
+    def acknowledge(self, message_ids: Iterable[int]) -> None:
+        """Queue one piece of PUBACK packets (MQTT 5, section 3.4: identifier only, success)."""
+        packets = b"".join(b"\x40\x02" + mid.to_bytes(2, "big") for mid in message_ids)
+        self._packet_queue(0x40, packets, 0, 0)
+
+
+class _BufferedSocket:
+    """A socket that is read 64 KiB at a time, whatever piece is asked for."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._buffer = b""
+        self._position = 0
+
+    def recv(self, size: int) -> bytes:
+        if self._position == len(self._buffer):
+            self._buffer = self._connection.recv(READ_SIZE)
+            self._position = 0
+        piece = self._buffer[self._position : self._position + size]
+        self._position += len(piece)
+        return piece
+
+    def pending(self) -> int:
+        """Bytes that can be read although the connection itself has nothing new."""
+        below = self._connection.pending() if isinstance(self._connection, ssl.SSLSocket) else 0
+        return len(self._buffer) - self._position + below
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def _connection(client: mqtt.Client) -> Any:
+    """Return the client's _BufferedSocket, None when it is not connected."""
+    return client.socket()
+
+
+def _read_everything(client: mqtt.Client, connection: Any) -> None:
+    """Let paho read all packets at hand; at most 5000, so that writing gets its turn."""
+    for _ in range(5000):
+        if client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or not connection.pending():
+            return

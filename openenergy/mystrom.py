@@ -1,0 +1,216 @@
+"""The myStrom WiFi Switch: its HTTP API and its discovery broadcast.
+
+From the vendor's API collection (https://api.mystrom.ch) and from what real switches do. They
+speak plain HTTP/1.1, one request per connection, and are particular about it:
+
+- Firmware from 3.82.56 can answer 404 to any request with an Accept-Encoding header (its filter
+  against foreign web pages), so there must be none, which few HTTP libraries can do.
+- `/relay` answers with an empty body; a missing or wrong token with 404, like an unknown path.
+- What a model does not measure is missing from `/report`; whole numbers have no decimal point.
+"""
+
+import contextlib
+import http.client
+import io
+import logging
+import re
+import socket
+import threading
+import time
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from openenergy import config
+
+# The longest answer we use has 200 bytes.
+MAX_ANSWER: Final = 65536
+HTTP_PORT: Final = 80
+ANNOUNCEMENT_PORT: Final = 7979
+# An announcement: MAC (6 bytes), type, flags. One comes every 5 to 15 s.
+ANNOUNCEMENT_SIZE: Final = 8
+
+log = logging.getLogger("switch")
+
+
+class SwitchError(Exception):
+    """A switch did not do what it was asked for; says why."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `/report` says; None is what the model or its firmware does not report.
+
+    `power` is in W now; `Ws`, in spite of its name, is the mean power in W since the previous
+    report to anyone; `energy_since_boot` is in Ws, and zero again with every new `boot_id`.
+    """
+
+    relay: bool
+    power: float | None = None
+    Ws: float | None = None
+    temperature: float | None = None
+    boot_id: str | None = None
+    energy_since_boot: float | None = None
+
+
+class Announcements:
+    """Where the switches are that announce themselves by broadcast (UDP port 7979)."""
+
+    def __init__(self) -> None:
+        """Know none yet; `start` listens."""
+        self._addresses: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Listen from now on."""
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # Other programs may listen beside us: each gets a copy of a broadcast.
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            receiver.bind(("", ANNOUNCEMENT_PORT))
+        except OSError as error:
+            receiver.close()
+            log.warning("cannot listen on UDP port %d: %s", ANNOUNCEMENT_PORT, error.strerror)
+            return
+        threading.Thread(
+            target=self._listen, args=(receiver,), name="announcements", daemon=True
+        ).start()
+
+    def address(self, mac: str) -> str | None:
+        """Return the latest address of the switch whose MAC ends in `mac` (6 or 12 digits)."""
+        return next(
+            (address for known, address in self._addresses.copy().items() if known.endswith(mac)),
+            None,
+        )
+
+    def _listen(self, receiver: socket.socket) -> None:
+        while True:
+            packet, (address, _port) = receiver.recvfrom(ANNOUNCEMENT_SIZE + 1)
+            # Anyone can send here; a home has fewer switches than this.
+            if len(packet) == ANNOUNCEMENT_SIZE and len(self._addresses) < 1000:
+                self._addresses[packet[:6].hex()] = address
+
+
+class Switch:
+    """One switch, asked over HTTP; not for several threads at once."""
+
+    def __init__(self, settings: config.MyStromSwitch, announcements: Announcements) -> None:
+        """Prepare; the switch need not be there yet."""
+        self._settings = settings
+        self._announcements = announcements
+        self._mac = re.sub(r"[^0-9a-f]", "", settings.macAdress.lower())
+
+    def __str__(self) -> str:
+        """Name and address, as a log shows them."""
+        return f"{self._settings.name} at {self._settings.host or self._settings.macAdress}"
+
+    def report(self) -> Report:
+        """Ask for a report; raises SwitchError."""
+        body = self._get("/report")
+        try:
+            return msgspec.json.decode(body, type=Report)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise SwitchError(f"its report is not what a myStrom switch says: {error}") from error
+
+    def set_relay(self, *, closed: bool) -> None:
+        """Close (on) or open (off) the relay; raises SwitchError. Can be repeated without harm."""
+        self._get(f"/relay?state={closed:d}")
+
+    def try_report(self) -> None:
+        """Ask for a report, for `--check`; raises OSError with the reason."""
+        try:
+            self.report()
+        except SwitchError as error:
+            raise OSError(str(error)) from error
+
+    def _get(self, path: str) -> bytes:
+        host, port = self._address()
+        deadline = time.monotonic() + self._settings.timeout
+        connection = http.client.HTTPConnection(host, port)
+        try:
+            with contextlib.closing(_connect(host, port, deadline)) as wire:
+                connection.sock = _BoundedSocket(wire, deadline)
+                connection.putrequest("GET", path, skip_accept_encoding=True)
+                connection.putheader("Connection", "close")
+                if self._settings.token:
+                    connection.putheader("Token", self._settings.token)
+                connection.endheaders()
+                response = connection.getresponse()
+                body = response.read()
+        except TimeoutError as error:
+            raise SwitchError(f"no answer within {self._settings.timeout:g} s") from error
+        except (http.client.HTTPException, ValueError) as error:
+            raise SwitchError(f"its answer is not HTTP: {error!r:.100}") from error
+        except OSError as error:
+            raise SwitchError(error.strerror or str(error)) from error
+        if response.status == http.HTTPStatus.NOT_FOUND:
+            raise SwitchError(
+                "status 404: a wrong or missing token, its request filter"
+                f" (protection), or a device that has no {path.partition('?')[0]}"
+            )
+        if response.status != http.HTTPStatus.OK:
+            raise SwitchError(f"status {response.status} {response.reason:.40}")
+        return body
+
+    def _address(self) -> tuple[str, int]:
+        """Where the switch is: as configured, as announced, or as its DHCP name says."""
+        if self._settings.host:
+            parts = urlsplit(f"//{self._settings.host}")
+            return parts.hostname or "", parts.port or HTTP_PORT
+        if announced := self._announcements.address(self._mac):
+            return announced, HTTP_PORT
+        name = f"mystrom-switch-{self._mac[-6:]}"
+        if self._settings.domain:
+            name = f"{name}.{self._settings.domain}"
+        try:
+            socket.getaddrinfo(name, HTTP_PORT)
+        except OSError as error:
+            raise SwitchError(
+                f"not found: there is no host {name}, and nothing was announced on UDP port"
+                f" {ANNOUNCEMENT_PORT} yet"
+            ) from error
+        return name, HTTP_PORT
+
+
+class _BoundedSocket(io.RawIOBase):
+    """A connection with one deadline for everything, and a limit on what it receives.
+
+    The time limits of HTTP libraries are for each read: a switch that sends a byte now and then
+    would hold its thread for ever.
+    """
+
+    def __init__(self, wire: socket.socket, deadline: float) -> None:
+        self._wire = wire
+        self._deadline = deadline
+        self._received = 0
+
+    def sendall(self, data: bytes) -> None:
+        self._wire.settimeout(_remaining_s(self._deadline))
+        self._wire.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._wire.settimeout(_remaining_s(self._deadline))
+        size = self._wire.recv_into(buffer)
+        self._received += size
+        if self._received > MAX_ANSWER:
+            raise OSError(f"its answer is longer than {MAX_ANSWER} bytes")
+        return size
+
+    def close(self) -> None:
+        """Stay open: http.client closes before it reads the body; our caller closes the wire."""
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    return socket.create_connection((host, port), timeout=_remaining_s(deadline))
+
+
+def _remaining_s(deadline: float) -> float:
+    remaining_s = deadline - time.monotonic()
+    if remaining_s <= 0:
+        raise TimeoutError
+    return remaining_s

@@ -1,0 +1,179 @@
+"""Measurements on their way to the broker: none is lost while it is away."""
+
+import logging
+import queue
+import threading
+from typing import Final, NamedTuple
+
+import msgspec
+import paho.mqtt.client as mqtt
+
+from openenergy.broker import Broker
+from openenergy.spool import Piece, Record, Spool, SpoolError
+
+# What the broker has not confirmed is in memory only; beyond this the spool is the better place.
+MAX_UNCONFIRMED: Final = 2000
+# Messages that the spool does not take either, its disk being full; the newest are lost then.
+MAX_HELD: Final = 20_000
+PIECE: Final = 500
+SPOOL_RETRY_S: Final = 2.0
+
+log = logging.getLogger("outbox")
+
+
+class Message(NamedTuple):
+    """A measurement's topic and payload; a retained one is the present state of something."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+
+
+class _Confirmed(NamedTuple):
+    client: mqtt.Client
+    message_id: int
+
+
+class _Connected(NamedTuple):
+    pass
+
+
+class _Disconnected(NamedTuple):
+    pass
+
+
+class _Stop(NamedTuple):
+    pass
+
+
+class Outbox:
+    """Publishes at once while the broker is there, else keeps messages in the spool.
+
+    When the broker is back, the states are published first, then what is in the spool beside what
+    is new. Only what the broker has confirmed counts as delivered. All of it happens in one thread
+    that is told by events what goes on, so that nothing here needs a lock.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        """Prepare; `start` makes it work."""
+        self._spool = spool
+        self._events: queue.SimpleQueue[
+            Message | _Confirmed | _Connected | _Disconnected | _Stop
+        ] = queue.SimpleQueue()
+        self._states: dict[str, Message] = {}
+        self._unconfirmed: dict[tuple[mqtt.Client, int], Message] = {}
+        self._held: list[Message] = []
+        self._piece: Piece | None = None
+        self._piece_unconfirmed: set[tuple[mqtt.Client, int]] = set()
+        self._published_later = 0
+        self._has_trouble = False
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    def start(self, broker: Broker) -> None:
+        """Work with a broker that calls `connected`, `disconnected` and `confirmed`."""
+        self._broker = broker
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Put on disk what the broker has not confirmed; call it when the broker is stopped."""
+        self._events.put(_Stop())
+        self._thread.join(timeout=1.0)
+
+    def publish(self, message: Message) -> None:
+        """Deliver a message, now or when the broker is back; does not wait."""
+        self._events.put(message)
+
+    def connected(self) -> None:
+        """Take note that the broker is there."""
+        self._events.put(_Connected())
+
+    def disconnected(self) -> None:
+        """Take note that the broker is gone, and confirms nothing more."""
+        self._events.put(_Disconnected())
+
+    def confirmed(self, client: mqtt.Client, message_id: int) -> None:
+        """Take note that the broker has a message."""
+        self._events.put(_Confirmed(client, message_id))
+
+    @property
+    def waiting(self) -> int:
+        """Messages that are not delivered yet."""
+        return len(self._unconfirmed) + len(self._held) + len(self._spool)
+
+    def _run(self) -> None:
+        is_stopping = False
+        while not is_stopping:
+            is_stopping = self._handle_events()
+            try:
+                self._keep_held()
+                self._advance_spool()
+            except SpoolError as error:
+                if not self._has_trouble:
+                    log.error("readings are lost if the broker stays away: %s", error)
+                self._has_trouble = True
+
+    def _handle_events(self) -> bool:
+        """Wait for an event, handle it and all others at hand; return whether to stop."""
+        try:
+            event = self._events.get(timeout=SPOOL_RETRY_S)
+            while True:
+                match event:
+                    case Message():
+                        self._deliver(event)
+                    case _Confirmed():
+                        self._unconfirmed.pop(event, None)
+                        self._piece_unconfirmed.discard(event)
+                    case _Connected():
+                        for state in self._states.values():
+                            self._deliver(state)
+                    case _Disconnected() | _Stop():
+                        self._forget_connection()
+                        if isinstance(event, _Stop):
+                            return True
+                event = self._events.get_nowait()
+        except queue.Empty:
+            return False
+
+    def _deliver(self, message: Message) -> None:
+        if message.retain:
+            self._states[message.topic] = message
+        if len(self._unconfirmed) < MAX_UNCONFIRMED:
+            sent = self._broker.publish(message.topic, message.payload, retain=message.retain)
+            if sent:
+                self._unconfirmed[sent] = message
+                return
+        if len(self._held) < MAX_HELD:
+            self._held.append(message)
+
+    def _forget_connection(self) -> None:
+        self._held += self._unconfirmed.values()
+        self._unconfirmed.clear()
+        self._piece = None
+        self._piece_unconfirmed.clear()
+
+    def _keep_held(self) -> None:
+        """Put on disk what could not be published, all in one commit."""
+        if self._held:
+            self._spool.append([Record(1, msgspec.json.encode(each[:2])) for each in self._held])
+            self._held.clear()
+            self._has_trouble = False
+
+    def _advance_spool(self) -> None:
+        """Publish the next piece of the spool when the broker has confirmed the one before."""
+        if self._piece and not self._piece_unconfirmed:
+            self._spool.remove(self._piece)
+            self._published_later += len(self._piece.records)
+            self._piece = None
+        if self._piece is None and self._broker.connected:
+            self._piece = self._spool.oldest(PIECE)
+            for record in self._piece.records if self._piece else ():
+                topic, payload = msgspec.json.decode(record.content, type=tuple[str, bytes])
+                # Not retained: it is no longer the present state.
+                if sent := self._broker.publish(topic, payload):
+                    self._piece_unconfirmed.add(sent)
+                else:
+                    self._forget_connection()
+                    break
+            if self._piece is None and self._published_later:
+                log.info("published %d readings kept on disk", self._published_later)
+                self._published_later = 0

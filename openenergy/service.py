@@ -1,0 +1,161 @@
+"""What makes a script a service: command line, logging, signals, systemd's notifications."""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import urllib.parse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from openenergy import __version__, config, topics
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_CONFIG: Final = 78  # EX_CONFIG of sysexits.h; systemd does not restart a unit for it
+
+log = logging.getLogger("service")
+
+
+def hostname() -> str:
+    """Return this machine's name as it stands in topics and client identifiers."""
+    return topics.as_name(socket.gethostname()) or "localhost"
+
+
+def file_name(identity: str) -> str:
+    """Return `identity` (a client identifier, say) as the name of a file."""
+    return urllib.parse.quote(identity, safe=" ")
+
+
+def command_line(script: str, description: str) -> argparse.Namespace:
+    """Parse the command line, the same for all scripts: config, check, log_level."""
+    parser = argparse.ArgumentParser(prog=f"{script}.py", description=description)
+    parser.add_argument("--config", type=Path, default=_default_config(), metavar="FILE")
+    parser.add_argument("--check", action="store_true", help="try every connection, then exit")
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser.parse_args()
+
+
+def _default_config() -> Path:
+    """Return systemd's credential, else the file beside the script, wherever we are called from."""
+    by_systemd = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), "credentials.toml")
+    if "CREDENTIALS_DIRECTORY" in os.environ and by_systemd.exists():
+        return by_systemd
+    return Path(__file__).resolve().parent.parent / "credentials.toml"
+
+
+def start(
+    script: str, description: str, needed_tables: tuple[str, ...]
+) -> tuple[argparse.Namespace, config.Settings]:
+    """Begin a script: command line, logging, configuration.
+
+    Exits with status 78 after one line per error of the configuration.
+    """
+    arguments = command_line(script, description)
+    _log_to_stderr(arguments.log_level)
+    threading.excepthook = _die
+    try:
+        settings = config.load(arguments.config, needed_tables)
+    except config.ConfigError as error:
+        for line in error.lines:
+            log.error("%s", line)
+        sys.exit(EXIT_CONFIG)
+    if config.is_exposed(settings.path):
+        log.warning("%s can be read by every user: chmod o-r %s", settings.path, settings.path)
+    return arguments, settings
+
+
+class _JournalFormatter(logging.Formatter):
+    """Lets journald see the priority (sd-daemon(3)); it adds the time itself."""
+
+    PRIORITIES: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Put the priority before each line, those of a traceback included."""
+        prefix = f"<{self.PRIORITIES[record.levelname]}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler()
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
+    else:
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+        )
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # A library's line per request would bury ours.
+    for chatty in ("urllib3", "werkzeug", "waitress.queue"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def _die(failure: threading.ExceptHookArgs) -> NoReturn:
+    """End the process when a thread fails: a service without one of its threads only looks alive.
+
+    systemd starts it again.
+    """
+    name = failure.thread.name if failure.thread else "thread"
+    log.critical(
+        "%s failed; the process ends",
+        name,
+        exc_info=(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback),
+    )
+    os._exit(EXIT_FAILED)
+
+
+def stop_event() -> threading.Event:
+    """Return the event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        log.info("%s: stopping", signal.Signals(number).name)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return stop
+
+
+def notify(message: str) -> None:
+    """Tell systemd our state: "READY=1", "STATUS=...", "WATCHDOG=1" (sd_notify(3)).
+
+    Does nothing when we were not started by systemd.
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.connect("\0" + address[1:] if address.startswith("@") else address)
+            channel.send(message.encode())
+        except OSError as error:
+            log.warning("systemd's notification socket: %s", error)
+
+
+def check(attempts: Sequence[tuple[str, Callable[[], None]]]) -> int:
+    """Try connections, as (what, attempt) with an attempt that raises OSError with the reason.
+
+    They are made at the same time. Prints a line for each; returns the exit status.
+    """
+
+    def outcome(what: str, attempt: Callable[[], None]) -> str:
+        try:
+            attempt()
+        except OSError as error:
+            return f"FAILED {what}: {error}"
+        return f"ok {what}"
+
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        lines = list(pool.map(outcome, *zip(*attempts, strict=True)))
+    print("\n".join(lines))  # noqa: T201 - the output of --check
+    return EXIT_FAILED if any(line.startswith("FAILED") for line in lines) else EXIT_OK
