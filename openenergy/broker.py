@@ -31,8 +31,6 @@ KEEPALIVE_S: Final = 25
 # Larger packets stay at the broker (MQTT 5, 3.1.2.11.4); ours are a thousand times smaller.
 MAX_PACKET: Final = 2 * 1024 * 1024
 READ_SIZE: Final = 65536
-# Our own publications that a broker may leave unconfirmed, if it takes so many.
-MAX_INFLIGHT: Final = 1000
 # A connection that lasted this long was a good one: the next attempt need not wait.
 GOOD_CONNECTION_S: Final = 10.0
 # A broker that is back gets us back within this time.
@@ -277,7 +275,7 @@ class Broker:
         _userdata: Any,
         _flags: mqtt.ConnectFlags,
         reason_code: ReasonCode,
-        properties: Properties | None,
+        _properties: Properties | None,
     ) -> None:
         self._answered = True
         if reason_code.is_failure:
@@ -290,9 +288,6 @@ class Broker:
         self._trouble = ""
         version = "5" if self._protocol == MQTTProtocolVersion.MQTTv5 else "3.1.1"
         log.info("connected to broker %s (MQTT %s)", self.name, version)
-        # paho does not look at what the broker takes at once (MQTT 5, 3.2.2.3.3).
-        window = getattr(properties, "ReceiveMaximum", client.max_inflight_messages)
-        client.max_inflight_messages = min(window, MAX_INFLIGHT)
         if self._filters:
             client.subscribe(self._subscriptions())
         self._client = client
@@ -461,7 +456,9 @@ class _Client(mqtt.Client):
     """
 
     def _create_socket(self) -> Any:
-        return _BufferedSocket(super()._create_socket())
+        connection: Any = super()._create_socket()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _BufferedSocket(connection)
 
     def acknowledge(self, message_ids: Iterable[int]) -> None:
         """Queue one piece of PUBACK packets (MQTT 5, section 3.4: identifier only, success)."""
@@ -481,6 +478,9 @@ class _BufferedSocket:
         if self._position == len(self._buffer):
             self._buffer = self._connection.recv(READ_SIZE)
             self._position = 0
+            # The broker may hold its next packet back until the kernel acknowledges this one
+            # (Nagle's algorithm), which it does 40 ms later unless told to at every read.
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         piece = self._buffer[self._position : self._position + size]
         self._position += len(piece)
         return piece
