@@ -20,6 +20,9 @@ from openenergy.spool import Piece, Record, Spool, SpoolError
 SCRIPT: Final = "mqtt_2_influx"
 # A write that takes longer has the messages behind it put on disk.
 PATIENCE_S: Final = 1.0
+# A write that takes longer than this, with all its splitting, has come to nothing.
+LONGEST_WRITE_S: Final = 600.0
+LONGEST_TURN_S: Final = 60.0
 FLUSH_S: Final = 2.0
 SPOOL_RETRY_S: Final = 2.0
 REPORT_S: Final = 60.0
@@ -59,11 +62,7 @@ def main() -> int:
     )
     writer.start(connection)
     connection.start()
-    service.notify("READY=1")
-    while not stop.wait(REPORT_S):
-        log.info("%s", writer.summary())
-        service.notify(f"STATUS={writer.summary()}")
-    service.notify("STOPPING=1")
+    service.serve_until(stop, writer.status)
     writer.stop()
     connection.stop()
     return service.EXIT_OK
@@ -211,7 +210,9 @@ class Writer:
         self._waiting: deque[Batch] = deque()
         self._sending: Batch | Piece | None = None
         self._is_spool_turn = False
-        self._stored = 0
+        self._stored = self._stored_before = 0
+        self._asked_at_s = time.monotonic()
+        self._report_at_s = time.monotonic() + REPORT_S
         self._backoff = Backoff()
         self._retry_at_s = 0.0
         self._database_trouble = ""
@@ -242,17 +243,21 @@ class Writer:
         """Whether more messages can be taken now."""
         return len(self._inbox) < 2 * self._settings.window and not self._is_stopping
 
-    def summary(self) -> str:
-        """Return the counts for the log and for systemd."""
-        refused = self._points.refusals.count
-        waiting = len(self._spool) + len(self._inbox)
-        return f"{self._stored} points stored, {refused} refused, {waiting} waiting"
+    def status(self) -> str:
+        """Return how it goes since it was asked last, for systemd."""
+        now_s = time.monotonic()
+        stored, self._stored_before = self._stored - self._stored_before, self._stored
+        elapsed_s, self._asked_at_s = now_s - self._asked_at_s, now_s
+        return f"{stored / elapsed_s:.0f} points/s, {self._count_waiting()} waiting"
 
     def _run(self) -> None:
         while not self._is_stopping:
+            if not self._sending or time.monotonic() - self._sender.began_s < LONGEST_WRITE_S:
+                service.beat(LONGEST_TURN_S)
             self._wake.wait(self._pause_s())
             self._wake.clear()
             self._advance()
+            self._report()
         self._flush()
 
     def _advance(self) -> None:
@@ -266,8 +271,23 @@ class Writer:
         if self._sending:
             return PATIENCE_S
         if self._database_trouble:
-            return max(0.0, self._retry_at_s - time.monotonic())
+            return min(max(0.0, self._retry_at_s - time.monotonic()), 1.0)
         return 1.0
+
+    def _report(self) -> None:
+        """Log the counts once a minute."""
+        if time.monotonic() >= self._report_at_s:
+            self._report_at_s = time.monotonic() + REPORT_S
+            log.info(
+                "%d points stored, %d refused, %d waiting",
+                self._stored,
+                self._points.refusals.count,
+                self._count_waiting(),
+            )
+
+    def _count_waiting(self) -> int:
+        in_memory = len(self._inbox) + sum(len(batch.lines) for batch in self._waiting.copy())
+        return len(self._spool) + in_memory
 
     def _settle(self) -> None:
         """Take note of how the sender's job ended."""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import paho.mqtt.client as mqtt
@@ -26,6 +26,8 @@ FAILURES_UNTIL_OFFLINE: Final = 3
 # A command to a switch that does not answer is tried again, for as long as it is expected.
 ORDER_LIFE_S: Final = 4.0
 MAX_ORDERS_WAITING: Final = 10
+# A turn of a switch's thread: the longest back-off, a command, name look-ups that get no answer.
+LONGEST_TURN_S: Final = 120.0
 # Readings of so long are kept while our clock is not set, at one a second.
 MAX_READINGS_WITHOUT_CLOCK: Final = 3600
 
@@ -72,16 +74,16 @@ def main() -> int:
     for number, poller in enumerate(pollers.values()):
         poller.start(delay_s=number / len(pollers))
     log.info("reading %d switches", len(pollers))
-    service.notify("READY=1")
-    while not stop.wait(10):
-        online = sum(poller.is_online for poller in pollers.values())
-        service.notify(
-            f"STATUS={len(pollers)} switches, {online} online; {outbox.waiting} readings waiting"
-        )
-    service.notify("STOPPING=1")
+    service.serve_until(stop, lambda: summary(pollers.values(), outbox))
     connection.stop()
     outbox.stop()
     return service.EXIT_OK
+
+
+def summary(pollers: Collection[Poller], outbox: Outbox) -> str:
+    """Return how it goes, for systemd."""
+    online = sum(poller.is_online for poller in pollers)
+    return f"{len(pollers)} switches, {online} online, {outbox.waiting} readings waiting"
 
 
 def check(settings: config.Settings, announcements: mystrom.Announcements) -> int:
@@ -158,7 +160,8 @@ class Poller:
 
     def start(self, delay_s: float) -> None:
         """Read from now on; `delay_s` spreads the switches so that they do not burst."""
-        threading.Thread(target=self._run, args=(delay_s,), name=self.name, daemon=True).start()
+        name = f"switch {self.name}"
+        threading.Thread(target=self._run, args=(delay_s,), name=name, daemon=True).start()
 
     def take(self, order: Order) -> None:
         """Carry out an order soon; raises PayloadError if that cannot be."""
@@ -172,6 +175,7 @@ class Poller:
     def _run(self, delay_s: float) -> None:
         beginning_s = next_s = time.monotonic() + delay_s
         while True:
+            service.beat(self._settings.interval + LONGEST_TURN_S)
             try:
                 order = self._orders.get(timeout=max(0.0, next_s - time.monotonic()))
             except queue.Empty:

@@ -37,6 +37,8 @@ GOOD_CONNECTION_S: Final = 10.0
 LONGEST_ABSENCE_S: Final = 8.0
 # Two programs with one client identifier cut each other off in turns; this leaves each some time.
 TAKEN_OVER_PAUSE_S: Final = 30.0
+# Looking the broker's name up, connecting, the pause after a takeover.
+LONGEST_TURN_S: Final = 90.0
 FAREWELL_S: Final = 1.0
 # A broker that hangs up on MQTT 5 without saying why is offered 3.1.1 after so many attempts.
 SILENT_REFUSALS: Final = 3
@@ -167,6 +169,7 @@ class Broker:
     def _keep_connected(self) -> None:
         backoff = Backoff(longest_s=LONGEST_ABSENCE_S)
         while not self._stopping.is_set():
+            service.beat(LONGEST_TURN_S)
             self._answered = self._taken_over = False
             client = self._new_client()
             began = time.monotonic()
@@ -228,6 +231,7 @@ class Broker:
         """Move packets until the connection ends or we are told to stop."""
         read_at = 0.0
         while (connection := _connection(client)) and not self._stopping.is_set():
+            service.beat(LONGEST_TURN_S)
             gathering_s = max(0.0, read_at - time.monotonic())
             may_read = not gathering_s and (self._session is None or self._session.may_read())
             has_buffered = may_read and connection.pending()

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import msgspec
 import paho.mqtt.client as mqtt
 
+from openenergy import service
 from openenergy.broker import Broker
 from openenergy.spool import Piece, Record, Spool, SpoolError
 
@@ -17,6 +18,7 @@ MAX_UNCONFIRMED: Final = 2000
 MAX_HELD: Final = 20_000
 PIECE: Final = 500
 SPOOL_RETRY_S: Final = 2.0
+LONGEST_TURN_S: Final = 60.0
 
 log = logging.getLogger("outbox")
 
@@ -103,6 +105,7 @@ class Outbox:
     def _run(self) -> None:
         is_stopping = False
         while not is_stopping:
+            service.beat(LONGEST_TURN_S)
             is_stopping = self._handle_events()
             try:
                 self._keep_held()

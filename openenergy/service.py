@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,12 @@ EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 78  # EX_CONFIG of sysexits.h; systemd does not restart a unit for it
 
+STATUS_S: Final = 10.0
+
 log = logging.getLogger("service")
+
+# Until when each thread's latest sign of life is good, by the thread's name.
+_working_until_s: dict[str, float] = {}
 
 
 def hostname() -> str:
@@ -126,11 +132,32 @@ def stop_event() -> threading.Event:
     return stop
 
 
-def notify(message: str) -> None:
-    """Tell systemd our state: "READY=1", "STATUS=...", "WATCHDOG=1" (sd_notify(3)).
+def beat(allowed_s: float) -> None:
+    """Say that this thread works, and that it will say so again within `allowed_s` seconds."""
+    _working_until_s[threading.current_thread().name] = time.monotonic() + allowed_s
 
-    Does nothing when we were not started by systemd.
+
+def serve_until(stop: threading.Event, status: Callable[[], str]) -> None:
+    """Tell systemd that we are ready, how it goes, and that all threads work, until `stop`.
+
+    A thread that missed its `beat` hangs: systemd is then not told that we are alive, and starts
+    us again (WatchdogSec=).
     """
+    notify("READY=1")
+    interval_s = min(int(os.environ.get("WATCHDOG_USEC", "20000000")) / 2e6, STATUS_S)
+    while not stop.wait(interval_s):
+        notify(f"STATUS={status()}")
+        now_s = time.monotonic()
+        hanging = [name for name, until_s in _working_until_s.copy().items() if until_s < now_s]
+        if hanging:
+            log.error("no sign of life from: %s", ", ".join(hanging))
+        else:
+            notify("WATCHDOG=1")
+    notify("STOPPING=1")
+
+
+def notify(message: str) -> None:
+    """Send systemd a notification (sd_notify(3)), if it started us."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
