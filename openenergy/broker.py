@@ -213,18 +213,16 @@ class Broker:
         return client
 
     def _connect(self, client: mqtt.Client) -> None:
-        properties = None
-        if self._protocol == MQTTProtocolVersion.MQTTv5:
-            properties = _properties(PacketTypes.CONNECT, MaximumPacketSize=MAX_PACKET)
-            if self._session:
-                properties.SessionExpiryInterval = self._session.expiry_s
-                properties.ReceiveMaximum = self._session.window
+        host, port = self._settings.broker, self._settings.port
+        if self._protocol != MQTTProtocolVersion.MQTTv5:
+            client.connect(host, port, KEEPALIVE_S)
+            return
+        properties = _properties(PacketTypes.CONNECT, MaximumPacketSize=MAX_PACKET)
+        if self._session:
+            properties.SessionExpiryInterval = self._session.expiry_s
+            properties.ReceiveMaximum = self._session.window
         client.connect(
-            self._settings.broker,
-            self._settings.port,
-            keepalive=KEEPALIVE_S,
-            clean_start=self._session is None,
-            properties=properties,
+            host, port, KEEPALIVE_S, clean_start=self._session is None, properties=properties
         )
 
     def _serve(self, client: mqtt.Client) -> None:
