@@ -17,15 +17,18 @@ import re
 import socket
 import threading
 import time
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
 from openenergy import config
 
 # The longest answer we use has 200 bytes.
 MAX_ANSWER: Final = 65536
+# More than a switch can count: 3680 W, the most it carries, for 86 years.
+MAX_ENERGY_WS: Final = 1e13
 HTTP_PORT: Final = 80
 ANNOUNCEMENT_PORT: Final = 7979
 # An announcement: MAC (6 bytes), type, flags. One comes every 5 to 15 s.
@@ -50,7 +53,7 @@ class Report(msgspec.Struct, frozen=True):
     Ws: float | None = None
     temperature: float | None = None
     boot_id: str | None = None
-    energy_since_boot: float | None = None
+    energy_since_boot: Annotated[float, Meta(ge=0, le=MAX_ENERGY_WS)] | None = None
 
 
 class Announcements:
@@ -85,9 +88,11 @@ class Announcements:
     def _listen(self, receiver: socket.socket) -> None:
         while True:
             packet, (address, _port) = receiver.recvfrom(ANNOUNCEMENT_SIZE + 1)
+            mac = packet[:6].hex()
+            is_known = mac in self._addresses
             # Anyone can send here; a home has fewer switches than this.
-            if len(packet) == ANNOUNCEMENT_SIZE and len(self._addresses) < 1000:
-                self._addresses[packet[:6].hex()] = address
+            if len(packet) == ANNOUNCEMENT_SIZE and (is_known or len(self._addresses) < 1000):
+                self._addresses[mac] = address
 
 
 class Switch:
@@ -135,7 +140,8 @@ class Switch:
                     connection.putheader("Token", self._settings.token)
                 connection.endheaders()
                 response = connection.getresponse()
-                body = response.read()
+                # Asked for without a limit, it would make room for any Content-Length.
+                body = response.read(MAX_ANSWER)
         except TimeoutError as error:
             raise SwitchError(f"no answer within {self._settings.timeout:g} s") from error
         except (http.client.HTTPException, ValueError) as error:
@@ -206,7 +212,21 @@ class _BoundedSocket(io.RawIOBase):
 
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    return socket.create_connection((host, port), timeout=_remaining_s(deadline))
+    """Connect to the first address of a host that answers, all within one deadline."""
+    failure = OSError("its name has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    ):
+        wire = socket.socket(family, kind, protocol)
+        try:
+            wire.settimeout(_remaining_s(deadline))
+            wire.connect(address)
+        except OSError as error:
+            wire.close()
+            failure = error
+        else:
+            return wire
+    raise failure
 
 
 def _remaining_s(deadline: float) -> float:
