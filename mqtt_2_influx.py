@@ -53,7 +53,7 @@ def main() -> int:
         settings.mqtt,
         SCRIPT,
         filters=filters(settings),
-        on_message=writer.take,
+        on_messages=writer.take,
         session=broker.Session(
             window=settings.influxdb.window,
             expiry_s=settings.influxdb.session_expiry,
@@ -116,22 +116,18 @@ class Points:
         # The part of a line that its series has in common, by topic and unit.
         self._heads: dict[tuple[str, str], str] = {}
 
-    def line(self, message: mqtt.MQTTMessage, arrival_ms: int) -> str | None:
+    def line(self, message: broker.Message) -> str | None:
         """Return a message's line; None if it is none: refused, or a state without a time."""
         try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            self.refusals.add("", "topic is not UTF-8")
-            return None
-        try:
-            measurement = topics.decode_measurement(bytes(message.payload))
+            measurement = topics.decode_measurement(message.payload)
             if measurement.time is None and message.retain:
                 return None
-            time_ms = arrival_ms if measurement.time is None else measurement.time
-            clock.require_plausible(time_ms, arrival_ms)
-            head = self._heads.get((topic, measurement.unit)) or self._head(topic, measurement.unit)
+            time_ms = message.arrived_ms if measurement.time is None else measurement.time
+            clock.require_plausible(time_ms, message.arrived_ms)
+            series = message.topic, measurement.unit
+            head = self._heads.get(series) or self._head(*series)
         except topics.PayloadError as error:
-            self.refusals.add(topic, str(error))
+            self.refusals.add(message.topic, str(error))
             return None
         return influx.line(head, measurement.value, time_ms)
 
@@ -148,7 +144,7 @@ class Batch(NamedTuple):
     """Lines to write, and the messages to acknowledge when they are safe."""
 
     lines: list[str]
-    message_ids: dict[mqtt.Client, list[int]]
+    deliveries: list[tuple[mqtt.Client, int]]
 
 
 class Sender:
@@ -206,7 +202,7 @@ class Writer:
         self._points = Points()
         self._wake = threading.Event()
         self._sender = Sender(database, self._wake)
-        self._inbox: deque[tuple[mqtt.Client, mqtt.MQTTMessage, int]] = deque()
+        self._inbox: deque[broker.Message] = deque()
         self._waiting: deque[Batch] = deque()
         self._sending: Batch | Piece | None = None
         self._is_spool_turn = False
@@ -234,9 +230,9 @@ class Writer:
         self._wake.set()
         self._thread.join(FLUSH_S + 1)
 
-    def take(self, client: mqtt.Client, message: mqtt.MQTTMessage) -> None:
-        """Take a message; called in the network thread."""
-        self._inbox.append((client, message, clock.now_ms()))
+    def take(self, messages: list[broker.Message]) -> None:
+        """Take messages; called in the network thread."""
+        self._inbox.extend(messages)
         self._wake.set()
 
     def has_room(self) -> bool:
@@ -305,7 +301,7 @@ class Writer:
             self._points.refusals.add(rejection.line, f"InfluxDB: {rejection.reason}")
         if isinstance(job, Batch):
             self._stored += len(job.lines) - len(outcome)
-            self._acknowledge(job)
+            self._connection.acknowledge(job.deliveries)
         elif isinstance(job, Piece):
             self._stored += sum(record.items for record in job.records) - len(outcome)
             self._forget(job)
@@ -314,18 +310,18 @@ class Writer:
         """Make a batch of what has arrived, unless one is waiting already."""
         if self._waiting or not self._inbox:
             return
-        batch = Batch([], {})
+        batch = Batch([], [])
         while self._inbox and len(batch.lines) < self._settings.batch:
-            client, message, arrival_ms = self._inbox.popleft()
-            line = self._points.line(message, arrival_ms)
+            message = self._inbox.popleft()
+            line = self._points.line(message)
             if line is not None:
                 batch.lines.append(line)
             if message.qos:
-                batch.message_ids.setdefault(client, []).append(message.mid)
+                batch.deliveries.append((message.client, message.message_id))
         if batch.lines:
             self._waiting.append(batch)
         else:
-            self._acknowledge(batch)
+            self._connection.acknowledge(batch.deliveries)
 
     def _dispatch(self) -> None:
         """Give the sender its next job: new points and the spool's in turn."""
@@ -362,7 +358,7 @@ class Writer:
             self._note_spool_trouble(str(error))
             return False
         self._note_spool_trouble("")
-        self._acknowledge(batch)
+        self._connection.acknowledge(batch.deliveries)
         return True
 
     def _forget(self, piece: Piece) -> None:
@@ -374,10 +370,6 @@ class Writer:
         if not self._spool and self._is_catching_up:
             self._is_catching_up = False
             log.info("all points kept on disk are stored")
-
-    def _acknowledge(self, batch: Batch) -> None:
-        for client, message_ids in batch.message_ids.items():
-            self._connection.acknowledge(client, message_ids)
 
     def _flush(self) -> None:
         """Have the rest written, or at least put on disk."""

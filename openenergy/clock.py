@@ -28,9 +28,17 @@ def is_set() -> bool:
     return now_ms() >= RELEASED_MS
 
 
-def require_plausible(time_ms: int, arrival_ms: int) -> None:
-    """Raise PayloadError for a time that only a wrong clock can have made."""
-    if time_ms < EARLIEST_MS:
+def time_of(measured_ms: int | None, arrival_ms: int) -> int:
+    """Return when a measurement was made, in ms since 1970 UTC: as it says, else on its arrival.
+
+    Raises PayloadError for a time that only a wrong clock can have made, the sender's or ours.
+    """
+    if measured_ms is None:
+        if arrival_ms < RELEASED_MS:
+            raise PayloadError("it has no time, and our clock is not set yet")
+        return arrival_ms
+    if measured_ms < EARLIEST_MS:
         raise PayloadError("its time is before 2020: the sender's clock was not set")
-    if arrival_ms >= RELEASED_MS and time_ms > arrival_ms + LATEST_AHEAD_MS:
+    if arrival_ms >= RELEASED_MS and measured_ms > arrival_ms + LATEST_AHEAD_MS:
         raise PayloadError("its time is more than an hour ahead of our clock")
+    return measured_ms
