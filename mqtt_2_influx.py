@@ -122,8 +122,7 @@ class Points:
             measurement = topics.decode_measurement(message.payload)
             if measurement.time is None and message.retain:
                 return None
-            time_ms = message.arrived_ms if measurement.time is None else measurement.time
-            clock.require_plausible(time_ms, message.arrived_ms)
+            time_ms = clock.time_of(measurement.time, message.arrived_ms)
             series = message.topic, measurement.unit
             head = self._heads.get(series) or self._head(*series)
         except topics.PayloadError as error:

@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
-import paho.mqtt.client as mqtt
-
 from openenergy import broker, clock, config, meter, mystrom, service, topics
 from openenergy.backoff import Backoff
 from openenergy.outbox import Message, Outbox
@@ -63,7 +61,7 @@ def main() -> int:
         settings.mqtt,
         SCRIPT,
         filters=list(pollers),
-        on_message=lambda _client, message: take_command(message, pollers),
+        on_messages=lambda messages: take_commands(messages, pollers),
         on_connected=outbox.connected,
         on_disconnected=outbox.disconnected,
         on_published=outbox.confirmed,
@@ -107,21 +105,21 @@ class Order(NamedTuple):
     arrived_s: float
 
 
-def take_command(message: mqtt.MQTTMessage, pollers: Mapping[str, Poller]) -> None:
-    """Hand a command to its switch's thread, unless it is one that must not be obeyed."""
-    poller = pollers.get(message.topic)
-    if poller is None:
-        return
-    try:
-        action = fresh_action(message)
-        poller.take(Order(action, time.monotonic()))
-    except topics.PayloadError as error:
-        log.warning("%s: command refused: %.200s", poller.name, error)
+def take_commands(messages: list[broker.Message], pollers: Mapping[str, Poller]) -> None:
+    """Hand commands to their switches' threads, unless they must not be obeyed."""
+    for message in messages:
+        poller = pollers.get(message.topic)
+        if poller is None:
+            continue
+        try:
+            poller.take(Order(fresh_action(message), time.monotonic()))
+        except topics.PayloadError as error:
+            log.warning("%s: command refused: %.200s", poller.name, error)
 
 
-def fresh_action(message: mqtt.MQTTMessage) -> topics.Action:
+def fresh_action(message: broker.Message) -> topics.Action:
     """Return what a command asks for; raises PayloadError if it was not meant for now."""
-    command = topics.decode_command(bytes(message.payload))
+    command = topics.decode_command(message.payload)
     if message.retain:
         raise topics.PayloadError("it is retained, so it would come with every connection")
     if command.time is not None and clock.is_set():
@@ -257,23 +255,24 @@ class Poller:
         )
 
     def _obey(self, order: Order) -> None:
-        """Move the relay; a switch that misses the request is asked again for a few seconds."""
+        """Move the relay, unless the switch cannot be reached while that is still expected."""
         closed = order.action is topics.Action.CLOSE
         is_decided = order.action is not topics.Action.TOGGLE
-        while True:
+        backoff = Backoff(first_s=0.2, longest_s=1.0)
+        reason = "the switch did not answer in time"
+        while time.monotonic() - order.arrived_s < ORDER_LIFE_S:
             try:
                 if not is_decided:  # asked once: a repeated toggle would undo itself
                     closed = not self._switch.report().relay
                     is_decided = True
                 self._switch.set_relay(closed=closed)
             except mystrom.SwitchError as error:
-                if time.monotonic() - order.arrived_s > ORDER_LIFE_S:
-                    log.warning("%s: %s not carried out: %s", self._switch, order.action, error)
-                    return
-                time.sleep(self._backoff.delay_s())
+                reason = str(error)
+                time.sleep(backoff.delay_s())
             else:
                 log.info("%s: relay %s", self._switch, "closed (on)" if closed else "open (off)")
                 return
+        log.warning("%s: %s not carried out: %s", self._switch, order.action, reason)
 
 
 if __name__ == "__main__":

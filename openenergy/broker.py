@@ -5,6 +5,8 @@ external loops. Every connection has a new paho client, so that nothing of an ol
 packets, its message identifiers) can be taken for the new one's.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import select
@@ -22,7 +24,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from openenergy import config, service, topics
+from openenergy import clock, config, service, topics
 from openenergy.backoff import Backoff
 
 CONNECT_TIMEOUT_S: Final = 4.0
@@ -30,7 +32,8 @@ CONNECT_TIMEOUT_S: Final = 4.0
 KEEPALIVE_S: Final = 25
 # Larger packets stay at the broker (MQTT 5, 3.1.2.11.4); ours are a thousand times smaller.
 MAX_PACKET: Final = 2 * 1024 * 1024
-READ_SIZE: Final = 65536
+READ_SIZE: Final = 262_144
+READS_PER_TURN: Final = 4
 # A connection that lasted this long was a good one: the next attempt need not wait.
 GOOD_CONNECTION_S: Final = 10.0
 # A broker that is back gets us back within this time.
@@ -51,7 +54,21 @@ GATHER_S: Final = 0.05
 
 log = logging.getLogger("broker")
 
-OnMessage = Callable[[mqtt.Client, mqtt.MQTTMessage], None]
+
+class Message(NamedTuple):
+    """A message as it came; `retain`: see Broker. A topic that is not UTF-8 has U+FFFD in it.
+
+    `client` is the connection it came by, `message_id` what it is acknowledged with there,
+    `arrived_ms` our own clock's time (ms since 1970 UTC).
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    client: mqtt.Client
+    message_id: int
+    arrived_ms: int
 
 
 class Session(NamedTuple):
@@ -69,8 +86,8 @@ class Session(NamedTuple):
 class Broker:
     """One connection to the broker, made again whenever it is lost.
 
-    `on_message` and `on_published` (client, message identifier) are called in the network thread
-    and must not wait; so are `on_connected` and `on_disconnected`.
+    `on_messages` (all that came at once) and `on_published` (client, message identifier) are
+    called in the network thread and must not wait; so are `on_connected` and `on_disconnected`.
     """
 
     def __init__(  # noqa: PLR0913 - what a script wants of its broker, each by name
@@ -79,7 +96,7 @@ class Broker:
         script: str,
         *,
         filters: Sequence[str] = (),
-        on_message: OnMessage,
+        on_messages: Callable[[list[Message]], None],
         on_connected: Callable[[], None] = lambda: None,
         on_disconnected: Callable[[], None] = lambda: None,
         on_published: Callable[[mqtt.Client, int], None] | None = None,
@@ -95,7 +112,7 @@ class Broker:
         self.client_id = client_id(settings, script)
         self._settings = settings
         self._filters = filters
-        self._on_message = on_message
+        self._on_messages = on_messages
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
         self._on_published = on_published
@@ -108,9 +125,9 @@ class Broker:
         self._answered = False
         self._taken_over = False
         self._silent_refusals = 0
-        self._client: mqtt.Client | None = None
+        self._client: _Client | None = None
         self._trouble = ""
-        self._messages_read = 0
+        self._messages: list[Message] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name="network", daemon=True)
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -154,15 +171,14 @@ class Broker:
         )
         return (client, info.mid) if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
-    def acknowledge(self, client: mqtt.Client, message_ids: Iterable[int]) -> None:
-        """Acknowledge messages that came on the connection of `client`.
+    def acknowledge(self, deliveries: Iterable[tuple[mqtt.Client, int]]) -> None:
+        """Acknowledge messages by the connection they came by and their identifiers.
 
-        On a later connection these identifiers mean other messages: then nothing is sent, and
-        the broker delivers the messages again.
+        On a later connection an identifier means another message: then nothing is sent, and the
+        broker delivers the message again.
         """
-        if client is self._client:
-            assert isinstance(client, _Client)  # noqa: S101 - our own, see _new_client
-            client.acknowledge(message_ids)
+        if present := self._client:
+            present.acknowledge(mid for client, mid in deliveries if client is present)
 
     # The network thread
 
@@ -185,7 +201,7 @@ class Broker:
                 backoff.reset()
             self._stopping.wait(TAKEN_OVER_PAUSE_S if self._taken_over else backoff.delay_s())
 
-    def _new_client(self) -> "_Client":
+    def _new_client(self) -> _Client:
         is_v5 = self._protocol == MQTTProtocolVersion.MQTTv5
         client = _Client(
             CallbackAPIVersion.VERSION2,
@@ -212,7 +228,7 @@ class Broker:
             client.on_publish = self._handle_published
         return client
 
-    def _connect(self, client: mqtt.Client) -> None:
+    def _connect(self, client: _Client) -> None:
         host, port = self._settings.broker, self._settings.port
         if self._protocol != MQTTProtocolVersion.MQTTv5:
             client.connect(host, port, KEEPALIVE_S)
@@ -225,10 +241,10 @@ class Broker:
             host, port, KEEPALIVE_S, clean_start=self._session is None, properties=properties
         )
 
-    def _serve(self, client: mqtt.Client) -> None:
+    def _serve(self, client: _Client) -> None:
         """Move packets until the connection ends or we are told to stop."""
         read_at = 0.0
-        while (connection := _connection(client)) and not self._stopping.is_set():
+        while (connection := client.connection) and not self._stopping.is_set():
             service.beat(LONGEST_TURN_S)
             gathering_s = max(0.0, read_at - time.monotonic())
             may_read = not gathering_s and (self._session is None or self._session.may_read())
@@ -242,16 +258,16 @@ class Broker:
             if self._wake_receiver in readable:
                 self._clear_wake()
             if has_buffered or connection in readable:
-                self._messages_read = 0
-                _read_everything(client, connection)
-                if self._session and 0 < self._messages_read < SMALL_READ:
+                client.read(self._messages)
+                if self._session and 0 < len(self._messages) < SMALL_READ:
                     read_at = time.monotonic() + GATHER_S
+                self._hand_over()
             client.loop_write()
             client.loop_misc()
         if self._client is not None and self._stopping.is_set():
             self._say_farewell(client)
 
-    def _say_farewell(self, client: mqtt.Client) -> None:
+    def _say_farewell(self, client: _Client) -> None:
         """Publish that we are offline, after everything published before it, and disconnect."""
         offline = client.publish(
             self._online_topic,
@@ -261,15 +277,21 @@ class Broker:
         )
         deadline = time.monotonic() + FAREWELL_S
         while (
-            (connection := _connection(client))
+            (connection := client.connection)
             and not offline.is_published()
             and time.monotonic() < deadline
         ):
             select.select([connection], [connection] if client.want_write() else [], [], 0.05)
             client.loop_write()
-            _read_everything(client, connection)
+            client.read(self._messages)
         client.disconnect()
         client.loop_write()
+
+    def _hand_over(self) -> None:
+        """Give what was read to whom it is for."""
+        if self._messages:
+            messages, self._messages = self._messages, []
+            self._on_messages(messages)
 
     def _handle_connect(
         self,
@@ -292,6 +314,7 @@ class Broker:
         log.info("connected to broker %s (MQTT %s)", self.name, version)
         if self._filters:
             client.subscribe(self._subscriptions())
+        assert isinstance(client, _Client)  # noqa: S101 - see _new_client
         self._client = client
         self.publish(
             self._online_topic,
@@ -353,8 +376,17 @@ class Broker:
     def _handle_message(
         self, client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage
     ) -> None:
-        self._messages_read += 1
-        self._on_message(client, message)
+        """Take a message that paho itself has read."""
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = "\ufffd"
+        payload = bytes(message.payload)
+        self._messages.append(
+            Message(
+                topic, payload, message.qos, message.retain, client, message.mid, clock.now_ms()
+            )
+        )
 
     def _handle_published(
         self,
@@ -450,59 +482,115 @@ def try_connect(settings: config.Mqtt, script: str) -> None:
 # tests/unit/test_broker_paho.py notices a paho that changed.
 
 
-class _Client(mqtt.Client):
-    """paho's client, which reads its socket in large pieces and acknowledges in large pieces.
+class _BufferedSocket:
+    """A socket that is read in large pieces, whatever piece is asked for."""
 
-    paho reads each packet with three system calls and acknowledges with one each; at thousands of
-    messages a second that is most of what it does.
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.buffer = b""
+        self.position = 0
+
+    def fill(self) -> None:
+        """Read what has come, when everything before is used up; raises as recv does."""
+        if self.position == len(self.buffer):
+            self.buffer = self._connection.recv(READ_SIZE)
+            self.position = 0
+            # The broker may hold its next packet back until the kernel acknowledges this one
+            # (Nagle's algorithm), which it does 40 ms later unless told to at every read.
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def recv(self, size: int) -> bytes:
+        self.fill()
+        piece = self.buffer[self.position : self.position + size]
+        self.position += len(piece)
+        return piece
+
+    def pending(self) -> int:
+        """Bytes that can be read although the connection itself has nothing new."""
+        below = self._connection.pending() if isinstance(self._connection, ssl.SSLSocket) else 0
+        return len(self.buffer) - self.position + below
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+class _Client(mqtt.Client):
+    """paho's client, which reads and acknowledges in large pieces.
+
+    For each message paho makes three system calls to read it, one to acknowledge it, and a
+    handful of objects; at thousands of messages a second that is all a small computer does.
     """
+
+    @property
+    def connection(self) -> Any:
+        """The _BufferedSocket, None when there is no connection."""
+        return self.socket()
+
+    def read(self, messages: list[Message]) -> None:
+        """Read what has come: messages straight from the buffer, everything else by paho."""
+        for _ in range(READS_PER_TURN):
+            connection = self.connection
+            if connection is None:
+                return
+            if self._in_packet["command"] == 0:  # paho is not in the middle of a packet
+                with contextlib.suppress(OSError):  # nothing there, or paho will find out
+                    connection.fill()
+                connection.position = self._take_messages(
+                    connection.buffer, connection.position, messages
+                )
+            # Another kind of packet, the beginning of one, or nothing yet.
+            if self.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or not connection.pending():
+                return
+
+    def acknowledge(self, message_ids: Iterable[int]) -> None:
+        """Queue one piece of PUBACK packets (MQTT 5, section 3.4: identifier only, success)."""
+        packets = b"".join(b"\x40\x02" + mid.to_bytes(2, "big") for mid in message_ids)
+        if packets:
+            self._packet_queue(0x40, packets, 0, 0)
 
     def _create_socket(self) -> Any:
         connection: Any = super()._create_socket()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return _BufferedSocket(connection)
 
-    def acknowledge(self, message_ids: Iterable[int]) -> None:
-        """Queue one piece of PUBACK packets (MQTT 5, section 3.4: identifier only, success)."""
-        packets = b"".join(b"\x40\x02" + mid.to_bytes(2, "big") for mid in message_ids)
-        self._packet_queue(0x40, packets, 0, 0)
+    def _take_messages(self, buffer: bytes, position: int, messages: list[Message]) -> int:
+        """Append the messages of QoS 0 and 1 that stand next in the buffer.
 
-
-class _BufferedSocket:
-    """A socket that is read 64 KiB at a time, whatever piece is asked for."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._buffer = b""
-        self._position = 0
-
-    def recv(self, size: int) -> bytes:
-        if self._position == len(self._buffer):
-            self._buffer = self._connection.recv(READ_SIZE)
-            self._position = 0
-            # The broker may hold its next packet back until the kernel acknowledges this one
-            # (Nagle's algorithm), which it does 40 ms later unless told to at every read.
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        piece = self._buffer[self._position : self._position + size]
-        self._position += len(piece)
-        return piece
-
-    def pending(self) -> int:
-        """Bytes that can be read although the connection itself has nothing new."""
-        below = self._connection.pending() if isinstance(self._connection, ssl.SSLSocket) else 0
-        return len(self._buffer) - self._position + below
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-
-def _connection(client: mqtt.Client) -> Any:
-    """Return the client's _BufferedSocket, None when it is not connected."""
-    return client.socket()
-
-
-def _read_everything(client: mqtt.Client, connection: Any) -> None:
-    """Let paho read all packets at hand; at most 5000, so that writing gets its turn."""
-    for _ in range(5000):
-        if client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or not connection.pending():
-            return
+        Returns the position behind them. A packet of another kind, one that is not all there, and
+        one that is not as it should be are left to paho. (MQTT 5, sections 2.1 and 3.3.)
+        """
+        is_v5 = self.protocol == MQTTProtocolVersion.MQTTv5
+        arrived_ms = clock.now_ms()
+        length = len(buffer)
+        while length - position >= 4 and buffer[position] & 0xF4 == 0x30:
+            header = buffer[position]
+            size, start = buffer[position + 1], position + 2
+            if size > 127:  # its length has two bytes; more than that is left to paho
+                if buffer[start] > 127:
+                    break
+                size, start = size & 127 | buffer[start] << 7, start + 1
+            end = start + size
+            if end > length or size < 2:
+                break
+            topic_end = start + 2 + (buffer[start] << 8 | buffer[start + 1])
+            qos = header >> 1 & 1
+            payload_start = topic_end + 2 * qos
+            if is_v5:  # properties, of which we use none
+                if payload_start >= end or buffer[payload_start] > 127:
+                    break
+                payload_start += 1 + buffer[payload_start]
+            if payload_start > end:
+                break
+            messages.append(
+                Message(
+                    buffer[start + 2 : topic_end].decode("utf-8", "replace"),
+                    buffer[payload_start:end],
+                    qos,
+                    bool(header & 1),
+                    self,
+                    buffer[topic_end] << 8 | buffer[topic_end + 1] if qos else 0,
+                    arrived_ms,
+                )
+            )
+            position = end
+        return position
