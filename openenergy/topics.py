@@ -137,7 +137,9 @@ def command_topic(prefix_set: str, switch: str) -> str:
 
 def encode_measurement(quantity: str, value: float, time_ms: int | None) -> bytes:
     """Payload of one measurement. Only a last will has no time: nobody knows when it is sent."""
-    payload: dict[str, float | str] = {"value": value, "unit": UNITS[quantity]}
+    # A relay's True must not become JSON's: a value is a number.
+    number = int(value) if isinstance(value, bool) else value
+    payload: dict[str, float | str] = {"value": number, "unit": UNITS[quantity]}
     if time_ms is not None:
         payload["time"] = time_ms
     return msgspec.json.encode(payload)
