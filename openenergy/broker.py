@@ -51,6 +51,8 @@ TAKEN_OVER: Final = 0x8E
 # read mean that the stream is slow: the next read then waits, and finds several at once.
 SMALL_READ: Final = 20
 GATHER_S: Final = 0.05
+# How long not to read when there is no room for more messages.
+NO_ROOM_S: Final = 0.02
 
 log = logging.getLogger("broker")
 
@@ -208,7 +210,7 @@ class Broker:
             self.client_id,
             clean_session=None if is_v5 else self._session is None,
             protocol=self._protocol,
-            manual_ack=self._session is not None,
+            manual_ack=True,
             reconnect_on_failure=False,
         )
         prepare(client, self._settings)
@@ -246,14 +248,16 @@ class Broker:
         read_at = 0.0
         while (connection := client.connection) and not self._stopping.is_set():
             service.beat(LONGEST_TURN_S)
-            gathering_s = max(0.0, read_at - time.monotonic())
-            may_read = not gathering_s and (self._session is None or self._session.may_read())
+            pause_s = max(0.0, read_at - time.monotonic())
+            if self._session and not self._session.may_read():
+                pause_s = max(pause_s, NO_ROOM_S)
+            may_read = not pause_s
             has_buffered = may_read and connection.pending()
             readable, _, _ = select.select(
                 [self._wake_receiver, *([connection] if may_read else [])],
                 [connection] if client.want_write() else [],
                 [],
-                0 if has_buffered else gathering_s or 1.0,
+                0 if has_buffered else pause_s or 1.0,
             )
             if self._wake_receiver in readable:
                 self._clear_wake()
@@ -292,6 +296,8 @@ class Broker:
         if self._messages:
             messages, self._messages = self._messages, []
             self._on_messages(messages)
+            if self._session is None:
+                self.acknowledge((each.client, each.message_id) for each in messages if each.qos)
 
     def _handle_connect(
         self,
