@@ -3,32 +3,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import flask
 import msgspec
-import paho.mqtt.client as mqtt
-from waitress.server import create_server
 from flask.typing import ResponseReturnValue
+from waitress.server import create_server
 from werkzeug.exceptions import HTTPException
 
-from openenergy import broker, clock, config, service, topics
+from openenergy import broker, config, service, topics
 from openenergy.guard import Guard
+from openenergy.plugs import QUANTITIES, Plugs, Sent, State
 
 SCRIPT: Final = "button_server"
+# The page holds no data, so that it needs no token; what it asks for does.
+PAGE_FOLDER: Final = Path(__file__).resolve().parent / "openenergy" / "page"
+PAGE: Final = {
+    "/": "page.html",
+    "/page.css": "page.css",
+    "/page.js": "page.js",
+    "/icon.svg": "icon.svg",
+}
 MAX_BODY: Final = 4096
-# Plugs that a broker can make us remember.
-MAX_PLUGS: Final = 1000
+# A press holds one until its plug confirms; the page's questions are short and share the rest.
 THREADS: Final = 16
+# Presses that are under way may still be answered when we are told to stop.
+FAREWELL_S: Final = 2
 NO_BROKER: Final = "there is no MQTT broker now"
 EXPECTED_VALUE: Final = 'expected {"value": "open"}, "close" or "toggle"'
 
@@ -54,123 +63,41 @@ def main() -> int:
         SCRIPT,
         filters=[
             topics.measurement_filter(settings.mqtt.prefix_update, quantity)
-            for quantity in ("relay", "online", "power")
+            for quantity in QUANTITIES
         ],
-        on_message=plugs.take,
+        on_messages=plugs.take,
     )
-    buttons = Buttons(settings, plugs, connection)
     web = settings.button_server
+    api = Api(web, Buttons(settings, plugs, connection), plugs, connection)
+    guard = Guard(web, open_paths={"/health", *PAGE})
     try:
-        server = create_server(
-            application(Api(web, buttons, plugs, connection), Guard(web)),
-            host=web.host,
-            port=web.port,
-            threads=THREADS,
-            ident=None,
-            connection_limit=50,
-            channel_timeout=15,
-            max_request_header_size=8192,
-            # Flask answers 413 above MAX_BODY, as JSON; this only bounds what is read.
-            max_request_body_size=1024 * 1024,
-            inbuf_overflow=16384,
-        )
+        server = create_server(application(api, guard), host=web.host, port=web.port, **LIMITS)
     except OSError as error:
         log.error("cannot listen on %s:%d: %s", web.host, web.port, error.strerror or error)
         return service.EXIT_FAILED
     connection.start()
     threading.Thread(target=server.run, name="http", daemon=True).start()
     log.info("listening on http://%s:%d", web.host, web.port)
-    service.notify("READY=1")
-    while not stop.wait(10):
-        service.notify(f"STATUS={plugs.summary()}")
-    service.notify("STOPPING=1")
-    server.close()
+    service.serve_until(stop, plugs.summary)
+    server.task_dispatcher.shutdown(timeout=FAREWELL_S)
     connection.stop()
     return service.EXIT_OK
 
 
-@dataclass
-class State:
-    """What a plug said last; `power` in W, `time` in ms since 1970 UTC, None: not said yet."""
-
-    name: str
-    relay: str | None = None
-    online: bool | None = None
-    power: float | None = None
-    time: int | None = None
-
-
-class Plug:
-    """A plug's state, and how often it reported its relay while we listened."""
-
-    def __init__(self, name: str) -> None:
-        """Begin without a word from it."""
-        self.state = State(name)
-        self.reports = 0
-
-    def update(self, quantity: str, measurement: topics.Measurement, *, is_old: bool) -> None:
-        """Take note of a measurement; an old one (retained) is a state, and no report."""
-        if measurement.time is not None:
-            self.state.time = max(measurement.time, self.state.time or 0)
-        match quantity:
-            case "relay":
-                self.state.relay = "close" if measurement.value else "open"
-                self.reports += not is_old
-            case "online":
-                self.state.online = bool(measurement.value)
-            case "power":
-                self.state.power = measurement.value
-
-
-class Plugs:
-    """The plugs as they describe themselves on MQTT."""
-
-    def __init__(self) -> None:
-        """Know none yet."""
-        self._changed = threading.Condition()
-        self._plugs: dict[str, Plug] = {}
-
-    def take(self, _client: mqtt.Client, message: mqtt.MQTTMessage) -> None:
-        """Take note of a measurement; called in the network thread."""
-        try:
-            name, quantity = topics.parse_measurement_topic(message.topic)
-            measurement = topics.decode_measurement(bytes(message.payload))
-        except (topics.PayloadError, UnicodeDecodeError) as error:
-            log.debug("not a measurement: %.200s", error)
-            return
-        with self._changed:
-            if name not in self._plugs and len(self._plugs) >= MAX_PLUGS:
-                return
-            plug = self._plugs.setdefault(name, Plug(name))
-            plug.update(quantity, measurement, is_old=message.retain)
-            self._changed.notify_all()
-
-    def get(self, name: str) -> Plug | None:
-        """Return a plug, None if its relay was never seen (a script is online, but no plug)."""
-        with self._changed:
-            plug = self._plugs.get(name)
-        return plug if plug and plug.state.relay else None
-
-    def all(self) -> list[Plug]:
-        """Return every plug, by name."""
-        with self._changed:
-            known = [plug for plug in self._plugs.values() if plug.state.relay]
-        return sorted(known, key=lambda plug: plug.state.name)
-
-    def wait_for(self, name: str, relay: str, after: int, timeout_s: float) -> bool:
-        """Wait until a plug reports `relay` in a report later than number `after`."""
-
-        def has_reported() -> bool:
-            plug = self._plugs[name]
-            return plug.reports > after and plug.state.relay == relay
-
-        with self._changed:
-            return self._changed.wait_for(has_reported, timeout_s)
-
-    def summary(self) -> str:
-        """Return the counts for systemd."""
-        plugs = self.all()
-        return f"{len(plugs)} plugs, {sum(plug.state.online is True for plug in plugs)} online"
+LIMITS: Final[dict[str, Any]] = {
+    "threads": THREADS,
+    "connection_limit": 100,
+    "channel_timeout": 15,  # s; a connection without a word is closed
+    "cleanup_interval": 5,
+    "max_request_header_size": 8192,
+    # Flask answers 413 above MAX_BODY, as JSON; this only bounds what is read.
+    "max_request_body_size": 1024 * 1024,
+    "inbuf_overflow": 16384,
+    "ident": None,
+    # nginx on this machine says for whom it asks. What others say is not believed.
+    "trusted_proxy": "127.0.0.1",
+    "trusted_proxy_headers": {"x-forwarded-for"},
+}
 
 
 class CommandError(Exception):
@@ -185,7 +112,7 @@ class CommandError(Exception):
 class Wish(msgspec.Struct):
     """The body of a request for one plug, which its path names."""
 
-    value: topics.Action
+    value: topics.Action | None = None
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -203,10 +130,11 @@ class Buttons:
         self._settings = settings
         self._plugs = plugs
         self._connection = connection
-        self._locks: dict[str, threading.Lock] = {}
+        self._timeout_s = settings.button_server.confirm_timeout
+        self._turns: dict[str, threading.Lock] = {}
 
-    def require_possible(self, order: Order) -> None:
-        """Raise CommandError if this plug cannot be switched."""
+    def require_possible(self, order: Order) -> State:
+        """Return the plug's state; raise CommandError if it cannot be switched."""
         if not topics.is_name(order.name) or not any(
             fnmatchcase(order.name, pattern) for pattern in self._settings.button_server.plugs
         ):
@@ -215,41 +143,47 @@ class Buttons:
             )
         if not self._connection.connected:
             raise CommandError(HTTPStatus.SERVICE_UNAVAILABLE, NO_BROKER)
-        if self._plugs.get(order.name) is None:
-            raise CommandError(HTTPStatus.NOT_FOUND, f"{order.name}: never seen on the broker")
+        return known(self._plugs, order.name)
 
     def press(self, order: Order) -> dict[str, Any]:
         """Switch a plug; return the answer to the caller, or raise CommandError.
 
         One at a time: of two buttons pressed at once, each gets the answer to its own command.
         """
-        with self._locks.setdefault(order.name, threading.Lock()):
-            began = time.monotonic()
-            plug = self._plugs.get(order.name)
-            if plug is None:
-                raise CommandError(HTTPStatus.NOT_FOUND, f"{order.name}: never seen on the broker")
-            action = order.value
-            if action is topics.Action.TOGGLE:
-                is_closed = plug.state.relay == topics.Action.CLOSE
-                action = topics.Action.OPEN if is_closed else topics.Action.CLOSE
-            sent = self._connection.publish(
-                topics.command_topic(self._settings.mqtt.prefix_set, order.name),
-                topics.encode_command(action, clock.now_ms()),
-                expiry_s=topics.COMMAND_EXPIRY_S,
+        turn = self._turns.setdefault(order.name, threading.Lock())
+        if not turn.acquire(timeout=self._timeout_s):
+            raise CommandError(
+                HTTPStatus.GATEWAY_TIMEOUT,
+                f"{order.name} did not confirm an earlier command yet; nothing was sent",
             )
-            if sent is None:
-                raise CommandError(HTTPStatus.SERVICE_UNAVAILABLE, NO_BROKER)
-            timeout_s = self._settings.button_server.confirm_timeout
-            if not self._plugs.wait_for(order.name, action, plug.reports, timeout_s):
-                log.warning("%s: %s not confirmed within %g s", order.name, action, timeout_s)
-                raise CommandError(
-                    HTTPStatus.GATEWAY_TIMEOUT,
-                    f"{order.name} did not confirm within {timeout_s:g} s",
-                )
-        log.info(
-            "%s: %s confirmed in %.0f ms", order.name, action, (time.monotonic() - began) * 1e3
-        )
-        return {"success": True, "name": order.name, "relay": action.value, "confirmed": True}
+        try:
+            relay = self._switch(order)
+        finally:
+            turn.release()
+        return {"success": True, "name": order.name, "relay": relay.value, "confirmed": True}
+
+    def _switch(self, order: Order) -> topics.Action:
+        """Send a command and wait until the plug reports what it asked for; return that."""
+        relay = order.value
+        if relay is topics.Action.TOGGLE:
+            is_closed = self.require_possible(order).relay is topics.Action.CLOSE
+            relay = topics.Action.OPEN if is_closed else topics.Action.CLOSE
+        sent = Sent.now()
+        if not self._connection.publish(
+            topics.command_topic(self._settings.mqtt.prefix_set, order.name),
+            topics.encode_command(relay, sent.unix_ms),
+            expiry_s=topics.COMMAND_EXPIRY_S,
+        ):
+            raise CommandError(HTTPStatus.SERVICE_UNAVAILABLE, NO_BROKER)
+        if not self._plugs.wait_until_reported(order.name, relay, sent, self._timeout_s):
+            log.warning("%s: %s not confirmed within %g s", order.name, relay, self._timeout_s)
+            raise CommandError(
+                HTTPStatus.GATEWAY_TIMEOUT,
+                f"{order.name} did not confirm within {self._timeout_s:g} s",
+            )
+        took_ms = (time.monotonic() - sent.monotonic_s) * 1000
+        log.info("%s: %s confirmed in %.0f ms", order.name, relay, took_ms)
+        return relay
 
 
 class Api:
@@ -271,25 +205,29 @@ class Api:
     def health(self) -> ResponseReturnValue:
         """Say whether commands can be sent."""
         if not self._connection.connected:
-            return error_answer(HTTPStatus.SERVICE_UNAVAILABLE, NO_BROKER)
+            raise CommandError(HTTPStatus.SERVICE_UNAVAILABLE, NO_BROKER)
         return {"success": True}
 
     def list_plugs(self) -> ResponseReturnValue:
         """Describe every plug."""
-        return flask.jsonify([dataclasses.asdict(plug.state) for plug in self._plugs.all()])
+        return flask.jsonify([state._asdict() for state in self._plugs.states()])
+
+    def show_power(self) -> ResponseReturnValue:
+        """Return the course of every plug's power, for the page's plots."""
+        since_ms = flask.request.args.get("since", default=0, type=int)
+        return flask.jsonify(self._plugs.power_since(since_ms))
 
     def show_relay(self, name: str) -> ResponseReturnValue:
         """Describe one plug's relay, or switch it for a panel that can only GET."""
         if "value" in flask.request.args:
-            if not self._settings.allow_get:
+            if flask.request.method != "GET" or not self._settings.allow_get:
                 raise CommandError(
                     HTTPStatus.METHOD_NOT_ALLOWED, "switch with POST ([ButtonServer] allow_get)"
                 )
             return self.switch(name)
-        plug = self._plugs.get(name)
-        if plug is None:
-            raise CommandError(HTTPStatus.NOT_FOUND, f"{name:.80}: never seen on the broker")
-        return {key: getattr(plug.state, key) for key in ("name", "relay", "online", "time")}
+        state = known(self._plugs, name)._asdict()
+        del state["power"]
+        return state
 
     def switch(self, name: str) -> ResponseReturnValue:
         """Switch one plug."""
@@ -298,11 +236,21 @@ class Api:
         return self._buttons.press(order)
 
     def switch_many(self) -> ResponseReturnValue:
-        """Switch several plugs, or none if one of them cannot be switched."""
+        """Switch several plugs at the same time, or none if one of them cannot be switched."""
         orders = decode(json_body(flask.request), list[Order])
+        if len({order.name for order in orders}) < len(orders):
+            raise CommandError(HTTPStatus.BAD_REQUEST, "expected each plug once")
         for order in orders:
             self._buttons.require_possible(order)
-        results = press_all(self._buttons, orders)
+
+        def outcome(order: Order) -> dict[str, Any]:
+            try:
+                return self._buttons.press(order)
+            except CommandError as error:
+                return {"success": False, "name": order.name, "error": str(error)}
+
+        with ThreadPoolExecutor(max_workers=max(1, len(orders))) as pool:
+            results = list(pool.map(outcome, orders))
         return {"success": all(result["success"] for result in results), "results": results}
 
 
@@ -310,11 +258,15 @@ def application(api: Api, guard: Guard) -> flask.Flask:
     """Build the web application."""
     app = flask.Flask(SCRIPT, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.url_map.merge_slashes = False
     app.add_url_rule("/health", view_func=api.health)
     app.add_url_rule("/plugs", view_func=api.list_plugs)
+    app.add_url_rule("/plugs/power", view_func=api.show_power)
     app.add_url_rule("/plugs/<name>/relay", view_func=api.show_relay)
     app.add_url_rule("/plugs/<name>/relay", view_func=api.switch, methods=["POST"])
     app.add_url_rule("/plugs/relays", view_func=api.switch_many, methods=["POST"])
+    for path, file in PAGE.items():
+        app.add_url_rule(path, file, partial(flask.send_from_directory, PAGE_FOLDER, file))
 
     @app.before_request
     def refuse() -> ResponseReturnValue | None:
@@ -324,9 +276,7 @@ def application(api: Api, guard: Guard) -> flask.Flask:
 
     @app.after_request
     def add_headers(response: flask.Response) -> flask.Response:
-        guard.add_cors_headers(flask.request, response)
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        guard.add_headers(flask.request, response)
         return response
 
     @app.errorhandler(CommandError)
@@ -344,25 +294,25 @@ def application(api: Api, guard: Guard) -> flask.Flask:
     return app
 
 
-def press_all(buttons: Buttons, orders: list[Order]) -> list[dict[str, Any]]:
-    """Switch several plugs at the same time; return one answer each."""
-
-    def outcome(order: Order) -> dict[str, Any]:
-        try:
-            return buttons.press(order)
-        except CommandError as error:
-            return {"success": False, "name": order.name, "error": str(error)}
-
-    with ThreadPoolExecutor(max_workers=max(1, len(orders))) as pool:
-        return list(pool.map(outcome, orders))
+def known(plugs: Plugs, name: str) -> State:
+    """Return a plug's state; raise CommandError if it was never seen."""
+    state = plugs.state(name)
+    if state is None:
+        raise CommandError(HTTPStatus.NOT_FOUND, f"{name:.80}: never seen on the broker")
+    return state
 
 
 def asked_action(request: flask.Request) -> topics.Action:
-    """Return what a request asks of a relay: its JSON body's `value`, else its query's."""
-    if request.content_length or request.content_type or "value" not in request.args:
-        return decode(json_body(request), Wish).value
+    """Return what a request asks of a relay: `value` of its JSON body, else of its query.
+
+    Grafana sends a body with every POST: an empty object when a button has nothing to put there.
+    """
+    wish = Wish()
+    if request.content_length or request.content_type:
+        body = json_body(request)
+        wish = decode(body, Wish) if body else wish
     try:
-        return topics.Action(request.args["value"])
+        return wish.value or topics.Action(request.args.get("value", ""))
     except ValueError:
         raise CommandError(HTTPStatus.BAD_REQUEST, EXPECTED_VALUE) from None
 

@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import threading
 import time
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
@@ -28,6 +29,15 @@ MAX_ADDRESSES: Final = 1000
 ALLOWED_HEADERS: Final = (
     "Accept, Authorization, Content-Type, X-Api-Key, X-Grafana-Action, X-Grafana-Device-Id"
 )
+# The page has its own script and style, and asks this server alone.
+SECURITY_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
+    " img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'; require-trusted-types-for 'script'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 log = logging.getLogger("guard")
 
@@ -35,30 +45,37 @@ log = logging.getLogger("guard")
 class Guard:
     """Looks at each request before anything else does."""
 
-    def __init__(self, settings: config.ButtonServer) -> None:
-        """Prepare."""
+    def __init__(self, settings: config.ButtonServer, open_paths: Collection[str]) -> None:
+        """Prepare; what is at `open_paths` needs no token."""
         self._settings = settings
-        self._hosts = {"localhost", service.hostname().lower(), settings.host.lower()}
-        self._hosts |= {f"{service.hostname().lower()}.local"}
-        self._hosts |= {urlsplit(origin).hostname or "" for origin in settings.allowed_origins}
+        self._open_paths = open_paths
+        self._allowed_origins = {origin.lower() for origin in settings.allowed_origins}
+        hostname = service.hostname().lower()
+        self._hosts = {"localhost", hostname, f"{hostname}.local", settings.host.lower()}
+        self._hosts |= {urlsplit(origin).hostname or "" for origin in self._allowed_origins}
         self._lock = threading.Lock()
         self._wrong_tokens: dict[str, tuple[int, float]] = {}
 
     def refusal(self, request: flask.Request) -> tuple[HTTPStatus, str] | None:
         """Return why a request must not be answered, None if it may."""
         if not self._is_our_host(request.host):
-            return HTTPStatus.FORBIDDEN, "this server is not known under that Host"
+            unknown = f"{request.host!r:.80} is not known as a name of this server"
+            return HTTPStatus.FORBIDDEN, f"{unknown} ([ButtonServer] allowed_origins)"
         if not self._is_our_page(request):
             return HTTPStatus.FORBIDDEN, "this Origin is not one of [ButtonServer] allowed_origins"
-        if request.method == "OPTIONS" or request.path == "/health":
+        if request.method == "OPTIONS" or request.path in self._open_paths:
             return None
         return self._token_refusal(request)
 
-    def add_cors_headers(self, request: flask.Request, response: flask.Response) -> None:
-        """Let pages of allowed origins read an answer, errors too (Fetch standard, section 3.3)."""
+    def add_headers(self, request: flask.Request, response: flask.Response) -> None:
+        """Tell browsers what may be done with an answer, errors too.
+
+        Pages of allowed origins may read it (Fetch standard, section 3.3).
+        """
+        response.headers.update(SECURITY_HEADERS)
         response.headers["Vary"] = "Origin"
-        origin = request.headers.get("Origin")
-        if origin not in self._settings.allowed_origins:
+        origin = request.headers.get("Origin", "")
+        if origin.lower() not in self._allowed_origins:
             return
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Allow-Credentials"] = "true"
@@ -69,11 +86,10 @@ class Guard:
 
     def _is_our_host(self, host: str) -> bool:
         """Whether a name we are known by, or an address: only a foreign name can be rebound."""
-        name = (urlsplit(f"//{host}").hostname or "").lower()
-        if name in self._hosts:
-            return True
         try:
-            ipaddress.ip_address(name)
+            name = urlsplit(f"//{host}").hostname or ""
+            if name not in self._hosts:
+                ipaddress.ip_address(name)
         except ValueError:
             return False
         return True
@@ -84,12 +100,8 @@ class Guard:
             # A GET names no origin; browsers say at least whether another site made it.
             is_foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
             return not (is_foreign and "value" in request.args)
-        if origin in self._settings.allowed_origins:
-            return True
-        return origin.lower() in (
-            f"http://{request.host}".lower(),
-            f"https://{request.host}".lower(),
-        )
+        host = request.host.lower()
+        return origin.lower() in {f"http://{host}", f"https://{host}", *self._allowed_origins}
 
     def _token_refusal(self, request: flask.Request) -> tuple[HTTPStatus, str] | None:
         if not self._settings.token:
@@ -119,13 +131,16 @@ class Guard:
 
 
 def _token(request: flask.Request) -> bytes | None:
-    """Return the token that came with a request, from wherever Grafana can put one."""
+    """Return the token that came with a request, from wherever Grafana can put one.
+
+    WSGI hands us the bytes of a header as Latin-1 text (PEP 3333).
+    """
     if "X-Api-Key" in request.headers:
-        return request.headers["X-Api-Key"].encode("utf-8", "replace")
+        return request.headers["X-Api-Key"].encode("latin-1")
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     match scheme.lower():
         case "bearer":
-            return credentials.strip().encode("utf-8", "replace")
+            return credentials.strip().encode("latin-1")
         case "basic":
             try:
                 return base64.b64decode(credentials).partition(b":")[2]
