@@ -1,9 +1,22 @@
 """Meter readings that never go back, made from counters that start again with every power cut."""
 
+import logging
 import sqlite3
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from openenergy import sqlite_file
+
+SETUP: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS meter (
+    switch TEXT PRIMARY KEY, boot_id TEXT, begin_ws REAL, total_ws REAL
+);
+"""
+
+log = logging.getLogger("meter")
 
 
 class Meter(NamedTuple):
@@ -39,15 +52,10 @@ class MeterStore:
 
     def __init__(self, path: Path) -> None:
         """Open the store, or make it; raises OSError or sqlite3.Error if the folder is no good."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = path
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS meter"
-            " (switch TEXT PRIMARY KEY, boot_id TEXT, begin_ws REAL, total_ws REAL)"
-        )
+        self._has_trouble = False
+        self._database = sqlite_file.open_file(path, SETUP)
 
     def load(self, switch: str) -> Meter | None:
         """Return the meter of a switch, None if it was never read."""
@@ -58,6 +66,20 @@ class MeterStore:
         return Meter(*row) if row else None
 
     def save(self, switch: str, meter: Meter) -> None:
-        """Keep the meter of a switch; raises sqlite3.Error if the disk does not take it."""
-        with self._lock, self._database:
-            self._database.execute("REPLACE INTO meter VALUES (?, ?, ?, ?)", (switch, *meter))
+        """Keep the meter of a switch; a disk that does not take it must not stop the readings."""
+        with self._lock:
+            try:
+                with self._database:
+                    self._database.execute(
+                        "REPLACE INTO meter VALUES (?, ?, ?, ?)", (switch, *meter)
+                    )
+            except sqlite3.Error as error:
+                if not self._has_trouble:
+                    log.error("%s: %s; meter readings do not outlive a restart", self._path, error)
+                self._has_trouble = True
+            else:
+                self._has_trouble = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()

@@ -4,19 +4,24 @@ SQLite keeps the file whole through SIGKILL and power cuts; every `append` is on
 returns.
 """
 
-import logging
+import contextlib
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-log = logging.getLogger("spool")
+from openenergy import sqlite_file
 
-# What a record costs in the file beside its own bytes: a row's header, its place in the tree.
-RECORD_OVERHEAD: Final = 16
+SETUP: Final = """
+PRAGMA locking_mode = EXCLUSIVE;  -- a second process with our name must not count on our records
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;  -- on the disk when a commit returns
+PRAGMA journal_size_limit = 1048576;
+CREATE TABLE IF NOT EXISTS spool (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, items INTEGER NOT NULL, content BLOB NOT NULL
+);
+"""
 
 
 class SpoolError(Exception):
@@ -38,25 +43,20 @@ class Piece(NamedTuple):
 
 
 class Spool:
-    """A queue of records on disk, bounded in bytes; several threads may use it."""
+    """A queue of records on disk; several threads may use it.
+
+    The file is bounded in bytes; SQLite's journal beside it takes about 5 MB more.
+    """
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
         """Open the spool, or make it; a file that is no database any more is put aside.
 
-        Raises SpoolError if the folder cannot be used.
+        Raises SpoolError if the folder or the file cannot be used.
         """
         self._path = path
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._database = self._open()
-        except (OSError, sqlite3.Error) as error:
-            raise SpoolError(f"{path}: {error}") from error
-        self._items, self._bytes = self._database.execute(
-            "SELECT COALESCE(SUM(items), 0), COALESCE(SUM(LENGTH(content) + ?), 0) FROM spool",
-            (RECORD_OVERHEAD,),
-        ).fetchone()
+        self._open()
 
     def __len__(self) -> int:
         """Items that wait."""
@@ -67,21 +67,21 @@ class Spool:
 
         Raises SpoolError if there is no room, in the spool or on the disk; nothing is kept then.
         """
-        size = sum(len(record.content) + RECORD_OVERHEAD for record in records)
         with self._lock:
-            if self._bytes + size > self._limit_bytes:
-                raise SpoolError(f"{self._path}: full, at {self._limit_bytes} bytes (spool_size)")
             with self._transaction() as database:
                 database.executemany("INSERT INTO spool (items, content) VALUES (?, ?)", records)
+                if self._used_bytes() > self._limit_bytes:
+                    raise SpoolError(
+                        f"{self._path}: full, at {self._limit_bytes} bytes (spool_size)"
+                    )
             self._items += sum(record.items for record in records)
-            self._bytes += size
 
     def oldest(self, items: int) -> Piece | None:
         """Return the oldest records, of about `items` items and at least one; None if empty."""
         last = taken = 0
         records: list[Record] = []
         with self._lock:
-            rows = self._database.execute("SELECT id, items, content FROM spool ORDER BY id")
+            rows = self._rows_left()
             for row_id, row_items, content in rows:
                 if records and taken + row_items > items:
                     break
@@ -91,53 +91,61 @@ class Spool:
         return Piece(last, records) if records else None
 
     def remove(self, piece: Piece) -> None:
-        """Forget records that are delivered.
+        """Forget records that are delivered; a file without others is begun anew.
 
-        Raises SpoolError if the disk refuses; they will be delivered again then.
+        A disk that is full cannot even note what is gone: that is passed over then, and the new
+        file makes room. Raises SpoolError if there can be no new file.
         """
         with self._lock:
-            with self._transaction() as database:
-                database.execute("DELETE FROM spool WHERE id <= ?", (piece.last,))
             self._items -= sum(record.items for record in piece.records)
-            self._bytes -= sum(len(record.content) + RECORD_OVERHEAD for record in piece.records)
+            self._delivered = piece.last
+            if self._rows_left().fetchone() is None:
+                self._begin_anew()
+            else:
+                with contextlib.suppress(SpoolError), self._transaction() as database:
+                    database.execute("DELETE FROM spool WHERE id <= ?", (piece.last,))
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    @contextmanager
+    def _open(self) -> None:
+        try:
+            self._database = sqlite_file.open_file(self._path, SETUP)
+            (self._items,) = self._database.execute(
+                "SELECT COALESCE(SUM(items), 0) FROM spool"
+            ).fetchone()
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(f"{self._path}: {error}") from error
+        self._delivered = 0  # the last row that need not be delivered, still in the file or not
+
+    def _begin_anew(self) -> None:
+        self._database.close()
+        for suffix in (
+            "-wal",
+            "-shm",
+            "",
+        ):  # a journal left alone would be taken for the next one's
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        self._open()
+
+    def _rows_left(self) -> sqlite3.Cursor:
+        return self._database.execute(
+            "SELECT id, items, content FROM spool WHERE id > ? ORDER BY id", (self._delivered,)
+        )
+
+    def _used_bytes(self) -> int:
+        """Return what the file holds, the present transaction included."""
+        pages, unused_pages, page_bytes = (
+            int(self._database.execute(f"PRAGMA {count}").fetchone()[0])
+            for count in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - unused_pages) * page_bytes
+
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._database:
                 yield self._database
         except sqlite3.Error as error:
             raise SpoolError(f"{self._path}: {error}") from error
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return self._connect()
-        except sqlite3.OperationalError:  # the folder, the disk: nothing is wrong with the file
-            raise
-        except sqlite3.DatabaseError as error:
-            aside = f"{self._path}.damaged-{time.time_ns()}"
-            for suffix in ("", "-wal", "-shm"):
-                if (part := Path(f"{self._path}{suffix}")).exists():
-                    part.rename(f"{aside}{suffix}")
-            log.error("%s is damaged (%s); put aside as %s", self._path, error, aside)
-            return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, check_same_thread=False)
-        database.execute("PRAGMA auto_vacuum = FULL")  # give space back when it is drained
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")  # on the disk when a commit returns
-        database.execute("PRAGMA journal_size_limit = 1048576")
-        (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            database.close()
-            raise sqlite3.DatabaseError(verdict)
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS spool"
-            " (id INTEGER PRIMARY KEY AUTOINCREMENT, items INTEGER NOT NULL, content BLOB NOT NULL)"
-        )
-        return database
