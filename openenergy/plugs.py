@@ -57,8 +57,9 @@ class _Report(NamedTuple):
 class _Plug:
     """What one plug has said so far."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lock: threading.Lock) -> None:
         self.state = State(name)
+        self.changed = threading.Condition(lock)
         self.power = deque[tuple[int, float]](maxlen=MAX_SAMPLES)
         self._newest_ms: dict[str, int] = {}
         self._reports: dict[Action, _Report] = {}
@@ -114,40 +115,40 @@ class Plugs:
 
     def __init__(self) -> None:
         """Know none yet."""
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._plugs: dict[str, _Plug] = {}
 
     def take(self, messages: Iterable[broker.Message]) -> None:
         """Take note of measurements; called in the network thread."""
-        with self._changed:
+        with self._lock:
             for message in messages:
                 try:
                     self._take(message)
                 except topics.PayloadError as error:
                     log.debug("not a measurement: %.200s", error)
-            self._changed.notify_all()
 
     def _take(self, message: broker.Message) -> None:
         name, quantity = topics.parse_measurement_topic(message.topic)
         measurement = topics.decode_measurement(message.payload)
         if name in self._plugs or len(self._plugs) < MAX_PLUGS:
-            plug = self._plugs.setdefault(name, _Plug(name))
+            plug = self._plugs.setdefault(name, _Plug(name, self._lock))
             plug.take(quantity, measurement, is_retained=message.retain)
+            plug.changed.notify_all()
 
     def state(self, name: str) -> State | None:
         """Return what a plug said last, None if it was never seen."""
-        with self._changed:
+        with self._lock:
             plug = self._plugs.get(name)
             return plug.state if plug and plug.state.relay else None
 
     def states(self) -> list[State]:
         """Return what every plug said last, by name."""
-        with self._changed:
+        with self._lock:
             return sorted(plug.state for plug in self._plugs.values() if plug.state.relay)
 
     def power_since(self, time_ms: int) -> dict[str, list[tuple[int, float]]]:
         """Return the course of every plug's power after a time, as (ms since 1970 UTC, W)."""
-        with self._changed:
+        with self._lock:
             return {
                 name: [sample for sample in plug.power if sample[0] > time_ms]
                 for name, plug in self._plugs.items()
@@ -156,9 +157,9 @@ class Plugs:
 
     def wait_until_reported(self, name: str, relay: Action, sent: Sent, timeout_s: float) -> bool:
         """Wait until a plug reports the position that a command asked for."""
-        with self._changed:
+        with self._lock:
             plug = self._plugs[name]
-            return self._changed.wait_for(lambda: plug.confirms(relay, sent), timeout_s)
+            return plug.changed.wait_for(lambda: plug.confirms(relay, sent), timeout_s)
 
     def summary(self) -> str:
         """Return the counts for systemd."""
