@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import paho.mqtt.client as mqtt
@@ -42,17 +43,20 @@ def main() -> int:
 
     stop = service.stop_event()
     identity = service.file_name(broker.client_id(settings.mqtt, SCRIPT))
-    path = settings.storage.folder() / f"{identity}.spool"
+    folder = settings.storage.folder()
+    subscriptions = Subscriptions(folder / f"{identity}.filters", filters(settings))
     try:
-        spool = Spool(path, settings.storage.spool_size)
-    except SpoolError as error:
-        log.error("the state folder cannot be used: %s ([Storage] state)", error)
+        spool = Spool(folder / f"{identity}.spool", settings.storage.spool_size)
+        former_filters = subscriptions.change()
+    except (SpoolError, OSError) as error:
+        log.error("the state folder %s cannot be used: %s ([Storage] state)", folder, error)
         return service.EXIT_CONFIG
     writer = Writer(settings, database, spool)
     connection = broker.Broker(
         settings.mqtt,
         SCRIPT,
-        filters=filters(settings),
+        filters=subscriptions.filters,
+        former_filters=former_filters,
         on_messages=writer.take,
         session=broker.Session(
             window=settings.influxdb.window,
@@ -63,6 +67,8 @@ def main() -> int:
     writer.start(connection)
     connection.start()
     service.serve_until(stop, writer.status)
+    if connection.connected:
+        subscriptions.confirm()
     writer.stop()
     connection.stop()
     return service.EXIT_OK
@@ -86,6 +92,33 @@ def filters(settings: config.Settings) -> list[str]:
     plain = settings.influxdb.topics or (topics.measurement_filter(settings.mqtt.prefix_update),)
     group = settings.influxdb.share_group
     return [f"$share/{group}/{each}" if group else each for each in plain]
+
+
+class Subscriptions:
+    """The filters that our session at the broker has, or may have: the broker cannot be asked.
+
+    It keeps them with the session, so those that left the configuration must be unsubscribed.
+    """
+
+    def __init__(self, path: Path, filters: list[str]) -> None:
+        """Remember in the file at `path`."""
+        self.filters = filters
+        self._path = path
+
+    def change(self) -> list[str]:
+        """Return filters to unsubscribe; remember that the session may now have the new ones."""
+        known = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
+        self._write([*self.filters, *(each for each in known if each not in self.filters)])
+        return [each for each in known if each not in self.filters]
+
+    def confirm(self) -> None:
+        """Remember that the session has the present filters, and no others."""
+        self._write(self.filters)
+
+    def _write(self, filters: list[str]) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text("\n".join(filters) + "\n", "utf-8")
+        new.replace(self._path)
 
 
 class Refusals:

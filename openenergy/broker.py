@@ -98,6 +98,7 @@ class Broker:
         script: str,
         *,
         filters: Sequence[str] = (),
+        former_filters: Sequence[str] = (),
         on_messages: Callable[[list[Message]], None],
         on_connected: Callable[[], None] = lambda: None,
         on_disconnected: Callable[[], None] = lambda: None,
@@ -107,6 +108,7 @@ class Broker:
     ) -> None:
         """Prepare; `start` connects.
 
+        `former_filters` are those that the broker's session may still have from an earlier run.
         With `keep_retain_flag` a message shows the flag it was published with (MQTT 5 only);
         else `retain` means that it was published before we subscribed.
         """
@@ -114,6 +116,7 @@ class Broker:
         self.client_id = client_id(settings, script)
         self._settings = settings
         self._filters = filters
+        self._former_filters = former_filters
         self._on_messages = on_messages
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
@@ -318,6 +321,8 @@ class Broker:
         self._trouble = ""
         version = "5" if self._protocol == MQTTProtocolVersion.MQTTv5 else "3.1.1"
         log.info("connected to broker %s (MQTT %s)", self.name, version)
+        if self._former_filters:
+            client.unsubscribe(list(self._former_filters))
         if self._filters:
             client.subscribe(self._subscriptions())
         assert isinstance(client, _Client)  # noqa: S101 - see _new_client
