@@ -1,6 +1,7 @@
 """What makes a script a service: command line, logging, signals, systemd's notifications."""
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -53,10 +54,14 @@ def command_line(script: str, description: str) -> argparse.Namespace:
 
 def _default_config() -> Path:
     """Return systemd's credential, else the file beside the script, wherever we are called from."""
-    by_systemd = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), "credentials.toml")
-    if "CREDENTIALS_DIRECTORY" in os.environ and by_systemd.exists():
-        return by_systemd
-    return Path(__file__).resolve().parent.parent / "credentials.toml"
+    return _credential() or Path(__file__).resolve().parent.parent / "credentials.toml"
+
+
+def _credential() -> Path | None:
+    """Return the copy of the configuration that systemd made for us (LoadCredential=), if any."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(folder, "credentials.toml") if folder else None
+    return path if path and path.exists() else None
 
 
 def start(
@@ -69,11 +74,14 @@ def start(
     arguments = command_line(script, description)
     _log_to_stderr(arguments.log_level)
     threading.excepthook = _die
+    faulthandler.enable()  # the watchdog's SIGABRT then tells where each thread hangs
     try:
         settings = config.load(arguments.config, needed_tables)
     except config.ConfigError as error:
         for line in error.lines:
             log.error("%s", line)
+        if arguments.config == _credential():
+            log.error("this is systemd's copy: correct the original (LoadCredential=), and restart")
         sys.exit(EXIT_CONFIG)
     if config.is_exposed(settings.path):
         log.warning("%s can be read by every user: chmod o-r %s", settings.path, settings.path)
@@ -143,17 +151,21 @@ def serve_until(stop: threading.Event, status: Callable[[], str]) -> None:
     A thread that missed its `beat` hangs: systemd is then not told that we are alive, and starts
     us again (WatchdogSec=).
     """
-    notify("READY=1")
+    notify(f"READY=1\nSTATUS={status()}")
     interval_s = min(int(os.environ.get("WATCHDOG_USEC", "20000000")) / 2e6, STATUS_S)
+    known_to_hang: list[str] = []
     while not stop.wait(interval_s):
-        notify(f"STATUS={status()}")
-        now_s = time.monotonic()
-        hanging = [name for name, until_s in _working_until_s.copy().items() if until_s < now_s]
-        if hanging:
+        hanging = _hanging_threads()
+        if hanging and hanging != known_to_hang:
             log.error("no sign of life from: %s", ", ".join(hanging))
-        else:
-            notify("WATCHDOG=1")
+        known_to_hang = hanging
+        notify(f"STATUS={status()}" if hanging else f"WATCHDOG=1\nSTATUS={status()}")
     notify("STOPPING=1")
+
+
+def _hanging_threads() -> list[str]:
+    now_s = time.monotonic()
+    return [name for name, until_s in _working_until_s.copy().items() if until_s < now_s]
 
 
 def notify(message: str) -> None:
