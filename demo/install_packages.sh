@@ -3,7 +3,8 @@
 # Usage: install_packages.sh PACKAGE...
 set -euo pipefail
 
-export DEBIAN_FRONTEND=noninteractive
+# A minimal Debian has no apt-utils, which is no news.
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 
 apt_get() {
     # The lock may be held by Debian's own updates, for minutes after booting.

@@ -9,6 +9,7 @@ declare -A package_of=(
     [influx]=influxdb-client
     [influxd]=influxdb
     [mosquitto_sub]=mosquitto-clients
+    [update-ca-certificates]=ca-certificates
 )
 
 # need_programs PROGRAM...: installs the packages of those that are missing, and Python.
