@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import sys
 import threading
 import time
@@ -133,10 +134,11 @@ class Refusals:
         """Count a message."""
         self.count += 1
         now = time.monotonic()
-        if now - self._logged_at.get(cause, -REPORT_S) >= REPORT_S:
+        kind = re.sub(r"\d+", "", cause)  # the same error at another byte is no other cause
+        if now - self._logged_at.get(kind, -REPORT_S) >= REPORT_S:
             if len(self._logged_at) >= MAX_CAUSES:
                 self._logged_at.clear()
-            self._logged_at[cause] = now
+            self._logged_at[kind] = now
             log.warning("refused %.100r: %.200s (%d refused so far)", topic, cause, self.count)
 
 
