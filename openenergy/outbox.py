@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -107,13 +108,17 @@ class Outbox:
         while not is_stopping:
             service.beat(LONGEST_TURN_S)
             is_stopping = self._handle_events()
-            try:
-                self._keep_held()
-                self._advance_spool()
-            except SpoolError as error:
-                if not self._has_trouble:
-                    log.error("readings are lost if the broker stays away: %s", error)
-                self._has_trouble = True
+            # Each for itself: draining the spool makes the room that keeping may lack.
+            self._attempt(self._keep_held)
+            self._attempt(self._advance_spool)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except SpoolError as error:
+            if not self._has_trouble:
+                log.error("readings are lost if the broker stays away: %s", error)
+            self._has_trouble = True
 
     def _handle_events(self) -> bool:
         """Wait for an event, handle it and all others at hand; return whether to stop."""
@@ -127,8 +132,7 @@ class Outbox:
                         self._unconfirmed.pop(event, None)
                         self._piece_unconfirmed.discard(event)
                     case _Connected():
-                        for state in self._states.values():
-                            self._deliver(state)
+                        self._deliver_what_waited()
                     case _Disconnected() | _Stop():
                         self._forget_connection()
                         if isinstance(event, _Stop):
@@ -147,6 +151,13 @@ class Outbox:
                 return
         if len(self._held) < MAX_HELD:
             self._held.append(message)
+
+    def _deliver_what_waited(self) -> None:
+        for state in self._states.values():
+            self._deliver(state)
+        held, self._held = self._held, []  # by a spool that is full, else they are in there
+        for message in held:
+            self._deliver(message._replace(retain=False))  # no longer the present state
 
     def _forget_connection(self) -> None:
         self._held += self._unconfirmed.values()
