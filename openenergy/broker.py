@@ -205,6 +205,8 @@ class Broker:
             if time.monotonic() - began > GOOD_CONNECTION_S:
                 backoff.reset()
             self._stopping.wait(TAKEN_OVER_PAUSE_S if self._taken_over else backoff.delay_s())
+        self._wake_receiver.close()
+        self._wake_sender.close()
 
     def _new_client(self) -> _Client:
         is_v5 = self._protocol == MQTTProtocolVersion.MQTTv5
@@ -416,8 +418,8 @@ class Broker:
         self._wake()
 
     def _wake(self) -> None:
-        """End the network thread's wait. A full pipe already does."""
-        with contextlib.suppress(BlockingIOError):
+        """End the network thread's wait. A full pipe already does; a closed one has no thread."""
+        with contextlib.suppress(OSError):
             self._wake_sender.send(b"!")
 
     def _clear_wake(self) -> None:
