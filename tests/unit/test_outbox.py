@@ -1,0 +1,288 @@
+"""Measurements on their way to the broker: none is lost while it is away, states come first."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from demo.parts import Mosquitto
+from demo.process import free_port, wait_until
+from openenergy import outbox as outbox_module
+from openenergy.broker import Broker
+from openenergy.config import Mqtt
+from openenergy.outbox import Message, Outbox
+from openenergy.spool import Spool
+from tests.mqtt_client import MqttClient
+
+MIB = 1024 * 1024
+
+
+class Published(NamedTuple):
+    """What the broker was given, and by which name it confirms it."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    sent: tuple[mqtt.Client, int]
+
+
+class BrokerByHand:
+    """A broker that is there, and confirms, when the test says so."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.published: list[Published] = []
+        self._mids = itertools.count(1)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False
+    ) -> tuple[mqtt.Client, int] | None:
+        if not self.connected:
+            return None
+        sent = (self._client, next(self._mids))
+        self.published.append(Published(topic, payload, retain, sent))
+        return sent
+
+    def payloads(self) -> list[bytes]:
+        return [each.payload for each in self.published]
+
+
+class Bench:
+    """An outbox with its spool and a broker by hand."""
+
+    def __init__(self, path: Path, limit_bytes: int = 16 * MIB) -> None:
+        self.broker = BrokerByHand()
+        self.spool = Spool(path, limit_bytes)
+        self.outbox = Outbox(self.spool)
+        self.outbox.start(cast(Broker, self.broker))
+
+    def connect(self) -> None:
+        self.broker.connected = True
+        self.outbox.connected()
+
+    def disconnect(self) -> None:
+        self.broker.connected = False
+        self.outbox.disconnected()
+
+    def confirm_everything(self) -> None:
+        """Confirm what is published, and what is published because of that, until all is out."""
+        confirmed = 0
+
+        def confirm() -> bool:
+            nonlocal confirmed
+            published = self.broker.published[confirmed:]
+            for each in published:
+                self.outbox.confirmed(*each.sent)
+            confirmed += len(published)
+            return self.outbox.waiting == 0
+
+        wait_until(confirm, 20, "delivery of everything")
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        wait_until(condition, 10, what)
+
+    def has_waiting(self, count: int) -> bool:
+        return self.outbox.waiting == count
+
+    def close(self) -> None:
+        self.outbox.stop()
+        self.spool.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "some.spool"
+
+
+@pytest.fixture
+def bench(path: Path) -> Iterator[Bench]:
+    bench = Bench(path)
+    yield bench
+    bench.close()
+
+
+def readings(numbers: range) -> list[Message]:
+    return [Message("@update/plug/monitoring/power", b"%d" % number) for number in numbers]
+
+
+def publish(bench: Bench, messages: list[Message]) -> None:
+    for message in messages:
+        bench.outbox.publish(message)
+
+
+def test_while_the_broker_is_there_messages_go_out_at_once_and_in_order(bench: Bench) -> None:
+    bench.connect()
+    publish(bench, readings(range(100)))
+    bench.wait_for(lambda: len(bench.broker.published) == 100, "100 messages")
+    assert bench.broker.payloads() == [b"%d" % number for number in range(100)]
+    assert bench.outbox.waiting == 100
+    bench.confirm_everything()
+    assert len(bench.spool) == 0
+
+
+def test_while_it_is_away_they_are_on_disk_and_then_go_out_in_order(bench: Bench) -> None:
+    publish(bench, readings(range(1200)))
+    bench.wait_for(lambda: len(bench.spool) == 1200, "1200 messages on disk")
+    bench.connect()
+    bench.confirm_everything()
+    assert bench.broker.payloads() == [b"%d" % number for number in range(1200)]
+
+
+def test_what_the_broker_has_not_confirmed_when_it_goes_is_kept(bench: Bench) -> None:
+    bench.connect()
+    publish(bench, readings(range(10)))
+    bench.wait_for(lambda: len(bench.broker.published) == 10, "10 messages")
+    for each in bench.broker.published[:4]:
+        bench.outbox.confirmed(*each.sent)
+    bench.disconnect()
+    bench.wait_for(lambda: len(bench.spool) == 6, "6 messages on disk")
+    bench.broker.published.clear()
+    bench.connect()
+    bench.confirm_everything()
+    assert bench.broker.payloads() == [b"%d" % number for number in range(4, 10)]
+
+
+def test_a_piece_of_the_spool_is_kept_until_all_of_it_is_confirmed(bench: Bench) -> None:
+    publish(bench, readings(range(10)))
+    bench.wait_for(lambda: len(bench.spool) == 10, "10 messages on disk")
+    bench.connect()
+    bench.wait_for(lambda: len(bench.broker.published) == 10, "10 messages")
+    for each in bench.broker.published[:9]:
+        bench.outbox.confirmed(*each.sent)
+    bench.disconnect()
+    bench.connect()
+    bench.wait_for(lambda: len(bench.broker.published) == 20, "the same again")
+    assert bench.broker.payloads()[10:] == bench.broker.payloads()[:10]
+    assert len(bench.spool) == 10
+    bench.confirm_everything()
+    assert len(bench.spool) == 0
+
+
+def test_when_the_broker_is_back_the_present_states_come_first_and_alone_are_retained(
+    bench: Bench,
+) -> None:
+    relay = "@update/plug/monitoring/relay"
+    publish(bench, [Message(relay, b"1", retain=True), *readings(range(3))])
+    publish(bench, [Message(relay, b"0", retain=True)])
+    bench.wait_for(lambda: len(bench.spool) == 5, "5 messages on disk")
+    bench.connect()
+    bench.confirm_everything()
+    first, *others = bench.broker.published
+    assert (first.topic, first.payload, first.retain) == (relay, b"0", True)
+    assert [each.payload for each in others] == [b"1", b"0", b"1", b"2", b"0"]
+    assert not any(each.retain for each in others)
+
+
+def test_new_messages_do_not_wait_for_the_spool(bench: Bench) -> None:
+    publish(bench, readings(range(2000)))
+    bench.wait_for(lambda: len(bench.spool) == 2000, "2000 messages on disk")
+    bench.connect()
+    bench.outbox.publish(Message("@update/plug/monitoring/relay", b"new", retain=True))
+    bench.wait_for(lambda: b"new" in bench.broker.payloads(), "the new message")
+    assert len(bench.broker.published) < 1000
+    bench.confirm_everything()
+    assert len(bench.broker.published) == 2001
+
+
+def test_a_broker_that_confirms_nothing_has_the_rest_put_on_disk(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_UNCONFIRMED", 50)
+    bench.connect()
+    publish(bench, readings(range(80)))
+    bench.wait_for(lambda: len(bench.spool) == 30, "30 messages on disk")
+    bench.confirm_everything()
+    assert {int(payload) for payload in bench.broker.payloads()} == set(range(80))
+
+
+def test_stopping_puts_on_disk_what_is_not_confirmed(path: Path) -> None:
+    bench = Bench(path)
+    bench.connect()
+    publish(bench, readings(range(5)))
+    bench.wait_for(lambda: len(bench.broker.published) == 5, "5 messages")
+    bench.broker.connected = False
+    bench.close()
+    again = Bench(path)
+    again.connect()
+    again.confirm_everything()
+    assert again.broker.payloads() == [b"%d" % number for number in range(5)]
+    again.close()
+
+
+def test_a_full_spool_is_one_error_and_drains_when_the_broker_is_back(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(path, limit_bytes=65536)
+    for first in range(0, 2000, 500):
+        publish(bench, readings(range(first, first + 500)))
+        bench.wait_for(partial(bench.has_waiting, first + 500), "this batch")
+    bench.wait_for(lambda: caplog.messages, "the error")
+    assert 0 < len(bench.spool) < 2000
+    bench.connect()
+    bench.confirm_everything()
+    assert {int(payload) for payload in bench.broker.payloads()} == set(range(2000))
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1
+    assert "full" in errors[0].message
+    bench.close()
+
+
+def test_memory_is_bounded_while_the_spool_is_full(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_HELD", 300)
+    bench = Bench(path, limit_bytes=65536)
+    publish(bench, readings(range(20_000)))
+    bench.outbox.stop()
+    assert bench.outbox.waiting < 5000
+    bench.spool.close()
+
+
+def test_against_a_real_broker_that_comes_goes_and_comes_again(tmp_path: Path, path: Path) -> None:
+    mosquitto = Mosquitto(tmp_path / "mosquitto", port=free_port())
+    spool = Spool(path, MIB)
+    outbox = Outbox(spool)
+    broker = Broker(
+        Mqtt(broker=mosquitto.host, port=mosquitto.port),
+        "plug_2_mqtt",
+        on_messages=lambda _: None,
+        on_connected=outbox.connected,
+        on_disconnected=outbox.disconnected,
+        on_published=outbox.confirmed,
+    )
+    outbox.start(broker)
+    broker.start()
+    numbers = iter(range(1000))
+
+    def publish_10() -> set[int]:
+        published = set(itertools.islice(numbers, 10))
+        for number in published:
+            payload = json.dumps({"value": number}).encode()
+            outbox.publish(Message("@update/plug/monitoring/power", payload))
+        return published
+
+    expected = publish_10()
+    wait_until(lambda: len(spool) == 10, 10, "10 messages on disk")
+    heard: set[int] = set()
+    for _ in range(2):
+        mosquitto.start()
+        with MqttClient(mosquitto.host, mosquitto.port) as client:
+            expected |= publish_10()
+            wait_until(lambda: outbox.waiting == 0, 20, "delivery")
+            client.publish("the/last", b"")
+            client.wait_for("the/last")
+            heard |= {message.json["value"] for message in client.messages("@update/plug/#")}
+        assert heard == expected
+        mosquitto.kill()
+        expected |= publish_10()
+    wait_until(lambda: len(spool) == 10, 10, "10 messages on disk")
+    broker.stop()
+    outbox.stop()
+    spool.close()
