@@ -51,7 +51,7 @@ def main() -> int:
         former_filters = subscriptions.change()
     except (SpoolError, OSError) as error:
         log.error("the state folder %s cannot be used: %s ([Storage] state)", folder, error)
-        return service.EXIT_CONFIG
+        return service.EXIT_FAILED
     writer = Writer(settings, database, spool)
     connection = broker.Broker(
         settings.mqtt,

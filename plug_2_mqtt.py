@@ -49,7 +49,7 @@ def main() -> int:
         meters = meter.MeterStore(folder / f"{identity}.meters")
     except (SpoolError, OSError, sqlite3.Error) as error:
         log.error("the state folder %s cannot be used: %s ([Storage] state)", folder, error)
-        return service.EXIT_CONFIG
+        return service.EXIT_FAILED
     outbox = Outbox(spool)
     pollers = {
         topics.command_topic(settings.mqtt.prefix_set, switch.name): Poller(
