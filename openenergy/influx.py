@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol
 
 from openenergy import config
+from openenergy.topics import PayloadError
 
 # An answer to a write that is larger than this is not InfluxDB's.
 MAX_ANSWER: Final = 65536
@@ -78,13 +79,14 @@ REMEDIES: Final[dict[int, Remedy]] = {
 def line_head(measurement: str, tags: dict[str, str], field: str) -> str:
     """Return a line up to and with the field's '=', for a series of one field.
 
-    A tag without a value is left out: line protocol knows no empty tag.
+    A tag without a value is left out: line protocol knows no empty tag. Raises PayloadError for a
+    measurement or a field without a name.
     """
-    series = [_escape(measurement, ", ")]
-    series += [
-        f"{_escape(key, ', =')}={_escape(value, ', =')}" for key, value in tags.items() if value
-    ]
-    return f"{','.join(series)} {_escape(field, ', =')}="
+    series = [_name(measurement, ", ")]
+    for key, value in tags.items():
+        if plain := _plain(value):
+            series.append(f"{key}={_escape(plain, ', =')}")
+    return f"{','.join(series)} {_name(field, ', =')}="
 
 
 def line(head: str, value: float, time_ms: int) -> str:
@@ -92,9 +94,19 @@ def line(head: str, value: float, time_ms: int) -> str:
     return f"{head}{value!r} {time_ms}"
 
 
-def _escape(text: str, special: str) -> str:
-    """Escape `special`; what no escape can carry (controls, a backslash) becomes a space."""
-    plain = re.sub(r"[\x00-\x1f\x7f\\]+", " ", text).strip()
+def _name(text: str, special: str) -> str:
+    """Escape a name; a line that begins with '#' would be a comment."""
+    if name := _plain(text).lstrip("# "):
+        return _escape(name, special)
+    raise PayloadError(f"{text!r:.60} is no name for line protocol")
+
+
+def _plain(text: str) -> str:
+    """Replace what no escape can carry: control characters, a backslash."""
+    return re.sub(r"[\x00-\x1f\x7f\\]+", " ", text).strip()
+
+
+def _escape(plain: str, special: str) -> str:
     return re.sub(f"([{special}])", r"\\\1", plain)
 
 
