@@ -6,6 +6,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 # Which package brings a program, where it is named differently.
 declare -A package_of=(
+    [certutil]=libnss3-tools
     [influx]=influxdb-client
     [influxd]=influxdb
     [mosquitto_sub]=mosquitto-clients
