@@ -4,6 +4,7 @@ import contextlib
 import enum
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import BinaryIO, Self
@@ -19,6 +20,7 @@ class _Mode(enum.Enum):
     HANG = enum.auto()
     BLACKHOLE = enum.auto()
     ANSWER = enum.auto()
+    REFUSE_LARGE = enum.auto()
 
 
 class FaultProxy:
@@ -40,11 +42,14 @@ class FaultProxy:
         self._mode = _Mode.PASS
         self._changed = threading.Condition()  # guards all below and the counts
         self._answer = b""
+        self._delay_s = 0.0
+        self._largest = 0
         self._open: set[socket.socket] = set()
         self._listener = self._listen()
 
-    def pass_through(self) -> None:
-        """Forward everything, also what was held back."""
+    def pass_through(self, delay_s: float = 0.0) -> None:
+        """Forward everything, also what was held back; new data after a delay."""
+        self._delay_s = delay_s
         self._change(_Mode.PASS)
 
     def refuse(self) -> None:
@@ -63,13 +68,14 @@ class FaultProxy:
         self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> None:
         """Answer each HTTP request with this, without the server."""
-        lines = [
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-            *(f"{name}: {value}" for name, value in (headers or {}).items()),
-            f"Content-Length: {len(body)}",
-        ]
-        self._answer = "".join(line + "\r\n" for line in [*lines, ""]).encode() + body
+        self._answer = _response(status, headers or {}, body)
         self._change(_Mode.ANSWER)
+
+    def refuse_large(self, size: int) -> None:
+        """Answer HTTP requests of more than `size` bytes, head and body, with 413."""
+        self._answer = _response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {}, b"")
+        self._largest = size
+        self._change(_Mode.REFUSE_LARGE)
 
     def close(self) -> None:
         """Cut all connections and close the port."""
@@ -110,11 +116,13 @@ class FaultProxy:
             server: socket.socket | None = None
             for data in self._read(client):
                 self._wait_while(_Mode.BLACKHOLE)
-                if self._mode is _Mode.ANSWER:
+                is_too_large = self._mode is _Mode.REFUSE_LARGE and len(data) > self._largest
+                if self._mode is _Mode.ANSWER or is_too_large:
                     client.sendall(self._answer)
                     continue
                 if server is None:
                     server = opened.enter_context(self._connect(client))
+                time.sleep(self._delay_s)
                 server.sendall(data)
 
     def _read(self, client: socket.socket) -> Iterator[bytes]:
@@ -167,6 +175,16 @@ def _wake(connection: socket.socket) -> None:
     """End the calls that other threads are blocked in; close() alone would leave them there."""
     with contextlib.suppress(OSError):  # the other side was faster
         connection.shutdown(socket.SHUT_RDWR)
+
+
+def _response(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        f"Content-Length: {len(body)}",
+        "",
+    ]
+    return "".join(line + "\r\n" for line in lines).encode() + body
 
 
 def _read_request(stream: BinaryIO) -> bytes:

@@ -137,6 +137,27 @@ def test_answer_is_given_without_the_server(
     assert (proxy.requests, proxy.connections) == (3, 1)
 
 
+def test_large_requests_are_refused_and_others_pass(
+    influxdb: InfluxDB1, proxy: FaultProxy, http: requests.Session
+) -> None:
+    proxy.refuse_large(2000)
+    large = "\n".join(f"power power={number} {number}" for number in range(2000))
+    answer = http.post(f"{proxy.url}/write?db=energy", data=large, timeout=30)
+    assert answer.status_code == 413
+    assert write(http, proxy.url, 1).status_code == 204
+    assert stored(influxdb) == [1]
+
+
+def test_delay_holds_each_request_back(
+    influxdb: InfluxDB1, proxy: FaultProxy, http: requests.Session
+) -> None:
+    proxy.pass_through(delay_s=0.3)
+    began = time.monotonic()
+    assert [write(http, proxy.url, power).status_code for power in (1, 2)] == [204, 204]
+    assert time.monotonic() - began >= 0.6
+    assert stored(influxdb) == [1, 2]
+
+
 def test_server_that_is_down_cuts_the_connection(
     influxdb: InfluxDB1, proxy: FaultProxy, http: requests.Session
 ) -> None:
