@@ -130,18 +130,25 @@ class InfluxDB1:
 
     def __init__(self, settings: config.InfluxDB) -> None:
         """Prepare a session; connects with the first write."""
-        import requests  # noqa: PLC0415 - memory that InfluxDB 2 and 3 do not need
+        # Imported here: memory that InfluxDB 2 and 3 do not need.
+        import requests  # noqa: PLC0415
+        from requests.auth import HTTPBasicAuth  # noqa: PLC0415
 
         self.name = f"{settings.url} database {settings.database!r}"
         self._settings = settings
         self._session = requests.Session()
         self._session.trust_env = False
         if settings.username:
-            self._session.auth = (settings.username, settings.password)
+            # As bytes: requests would write texts as Latin-1, which InfluxDB does not read.
+            self._session.auth = HTTPBasicAuth(
+                settings.username.encode(), settings.password.encode()
+            )
         self._write_url = f"{settings.url.rstrip('/')}/write"
 
     def post(self, body: bytes) -> Answer:
         """Write lines with times in milliseconds; raises UnavailableError if there is no answer."""
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
         try:
             with self._session.post(
                 self._write_url,
@@ -153,7 +160,7 @@ class InfluxDB1:
             ) as response:
                 text = response.raw.read(MAX_ANSWER, decode_content=True).decode("utf-8", "replace")
                 return Answer(response.status_code, text, response.headers.get("Retry-After"))
-        except OSError as error:  # as all of requests' own are
+        except (HTTPError, OSError) as error:  # what requests raises is an OSError
             raise UnavailableError(_no_answer(error, self._settings.timeout)) from error
 
     def ping(self) -> Answer:
@@ -198,10 +205,14 @@ class InfluxDB2:
                 write_precision="ms",  # type: ignore[arg-type]
             )
         except ApiException as error:
+            if not error.status:  # the client's way to say that TLS failed
+                raise UnavailableError(_no_answer(error, self._settings.timeout)) from error
             retry_after = error.headers.get("Retry-After") if error.headers else None
-            return Answer(error.status or 0, str(error.body or error.reason), retry_after)
+            return Answer(error.status, str(error.body or error.reason), retry_after)
         except (HTTPError, OSError) as error:
             raise UnavailableError(_no_answer(error, self._settings.timeout)) from error
+        except UnicodeDecodeError as error:
+            raise UnavailableError("its answer is not UTF-8") from error
         return Answer(HTTPStatus.NO_CONTENT, "")
 
     def ping(self) -> Answer:
