@@ -19,8 +19,9 @@ class RawServer:
     A behaviour that wants to hold a connection open calls `wait_for_close`.
     """
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, *, reads_requests: bool = True) -> None:
         self.behaviour = behaviour
+        self._reads_requests = reads_requests
         self.requests: list[bytes] = []
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -43,7 +44,8 @@ class RawServer:
                 return
             with connection, contextlib.suppress(OSError):  # a client that has had enough
                 connection.settimeout(30)
-                self.requests.append(_read_request(connection))
+                if self._reads_requests:
+                    self.requests.append(_read_request(connection))
                 self.behaviour(connection)
 
 
