@@ -206,7 +206,7 @@ class Poller:
         if self._failures == FAILURES_UNTIL_OFFLINE:
             self.is_online = False
             log.warning("%s: offline: %s", self._switch, error)
-            self._publish("online", 0, clock.now_ms() if clock.is_set() else None)
+            self._publish("online", 0, clock.now_if_set_ms())
 
     def _note_success(self) -> None:
         self._failures = 0
@@ -214,7 +214,7 @@ class Poller:
         if not self.is_online:
             self.is_online = True
             log.info("%s: online", self._switch)
-            self._publish("online", 1, clock.now_ms() if clock.is_set() else None)
+            self._publish("online", 1, clock.now_if_set_ms())
 
     def _publish_readings(self) -> None:
         """Publish what was read, each with its own time.

@@ -192,9 +192,9 @@ class Broker:
         while not self._stopping.is_set():
             service.beat(LONGEST_TURN_S)
             self._answered = self._taken_over = False
-            client = self._new_client()
             began = time.monotonic()
             try:
+                client = self._new_client()
                 self._connect(client)
                 self._serve(client)
             except OSError as error:
@@ -280,7 +280,7 @@ class Broker:
         """Publish that we are offline, after everything published before it, and disconnect."""
         offline = client.publish(
             self._online_topic,
-            topics.encode_measurement("online", 0, time.time_ns() // 1_000_000),
+            topics.encode_measurement("online", 0, clock.now_if_set_ms()),
             qos=self._settings.qos,
             retain=self._settings.retain,
         )
@@ -331,7 +331,7 @@ class Broker:
         self._client = client
         self.publish(
             self._online_topic,
-            topics.encode_measurement("online", 1, time.time_ns() // 1_000_000),
+            topics.encode_measurement("online", 1, clock.now_if_set_ms()),
             retain=True,
         )
         self._on_connected()

@@ -28,6 +28,11 @@ def is_set() -> bool:
     return now_ms() >= RELEASED_MS
 
 
+def now_if_set_ms() -> int | None:
+    """Return the time to stamp a message of ours with, None while there is none to believe."""
+    return now_ms() if is_set() else None
+
+
 def time_of(measured_ms: int | None, arrival_ms: int) -> int:
     """Return when a measurement was made, in ms since 1970 UTC: as it says, else on its arrival.
 
