@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import logging
-import queue
-import re
 import sys
 import threading
 import time
 from collections import deque
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import paho.mqtt.client as mqtt
 
-from openenergy import broker, clock, config, influx, service, topics
+from openenergy import broker, config, influx, service
 from openenergy.backoff import Backoff
+from openenergy.lines import Lines, filters
+from openenergy.sender import Sender
 from openenergy.spool import Piece, Record, Spool, SpoolError
+from openenergy.subscriptions import Subscriptions
 
 SCRIPT: Final = "mqtt_2_influx"
 # A write that takes longer has the messages behind it put on disk.
@@ -28,9 +28,6 @@ LONGEST_TURN_S: Final = 60.0
 FLUSH_S: Final = 2.0
 SPOOL_RETRY_S: Final = 2.0
 REPORT_S: Final = 60.0
-# Nobody has more series; a sender that makes names up must not fill the database with them.
-MAX_SERIES: Final = 20_000
-MAX_CAUSES: Final = 100
 
 log = logging.getLogger(SCRIPT)
 
@@ -49,10 +46,11 @@ def main() -> int:
     try:
         spool = Spool(folder / f"{identity}.spool", settings.storage.spool_size)
         former_filters = subscriptions.change()
+        lines = Lines(settings, folder / f"{identity}.lorawan.json")
     except (SpoolError, OSError) as error:
         log.error("the state folder %s cannot be used: %s ([Storage] state)", folder, error)
         return service.EXIT_FAILED
-    writer = Writer(settings, database, spool)
+    writer = Writer(settings.influxdb, database, spool, lines)
     connection = broker.Broker(
         settings.mqtt,
         SCRIPT,
@@ -88,136 +86,11 @@ def check(settings: config.Settings, database: influx.Database) -> int:
     )
 
 
-def filters(settings: config.Settings) -> list[str]:
-    """Return the topic filters to subscribe to."""
-    plain = settings.influxdb.topics or (topics.measurement_filter(settings.mqtt.prefix_update),)
-    group = settings.influxdb.share_group
-    return [f"$share/{group}/{each}" if group else each for each in plain]
-
-
-class Subscriptions:
-    """The filters that our session at the broker has, or may have: the broker cannot be asked.
-
-    It keeps them with the session, so those that left the configuration must be unsubscribed.
-    """
-
-    def __init__(self, path: Path, filters: list[str]) -> None:
-        """Remember in the file at `path`."""
-        self.filters = filters
-        self._path = path
-
-    def change(self) -> list[str]:
-        """Return filters to unsubscribe; remember that the session may now have the new ones."""
-        known = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
-        self._write([*self.filters, *(each for each in known if each not in self.filters)])
-        return [each for each in known if each not in self.filters]
-
-    def confirm(self) -> None:
-        """Remember that the session has the present filters, and no others."""
-        self._write(self.filters)
-
-    def _write(self, filters: list[str]) -> None:
-        new = self._path.with_suffix(".new")
-        new.write_text("\n".join(filters) + "\n", "utf-8")
-        new.replace(self._path)
-
-
-class Refusals:
-    """Messages that cannot be points: counted, and logged once a minute for each cause."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.count = 0
-        self._logged_at: dict[str, float] = {}
-
-    def add(self, topic: str, cause: str) -> None:
-        """Count a message."""
-        self.count += 1
-        now = time.monotonic()
-        kind = re.sub(r"\d+", "", cause)  # the same error at another byte is no other cause
-        if now - self._logged_at.get(kind, -REPORT_S) >= REPORT_S:
-            if len(self._logged_at) >= MAX_CAUSES:
-                self._logged_at.clear()
-            self._logged_at[kind] = now
-            log.warning("refused %.100r: %.200s (%d refused so far)", topic, cause, self.count)
-
-
-class Points:
-    """Turns messages into line protocol."""
-
-    def __init__(self) -> None:
-        """Begin without a series."""
-        self.refusals = Refusals()
-        # The part of a line that its series has in common, by topic and unit.
-        self._heads: dict[tuple[str, str], str] = {}
-
-    def line(self, message: broker.Message) -> str | None:
-        """Return a message's line; None if it is none: refused, or a state without a time."""
-        try:
-            measurement = topics.decode_measurement(message.payload)
-            if measurement.time is None and message.retain:
-                return None
-            time_ms = clock.time_of(measurement.time, message.arrived_ms)
-            series = message.topic, measurement.unit
-            head = self._heads.get(series) or self._head(*series)
-        except topics.PayloadError as error:
-            self.refusals.add(message.topic, str(error))
-            return None
-        return influx.line(head, measurement.value, time_ms)
-
-    def _head(self, topic: str, unit: str) -> str:
-        switch, quantity = topics.parse_measurement_topic(topic)
-        if len(self._heads) >= MAX_SERIES:
-            raise topics.PayloadError(f"there are {MAX_SERIES} series already")
-        head = influx.line_head(quantity, {"switch": switch, "unit": unit}, quantity)
-        self._heads[topic, unit] = head
-        return head
-
-
 class Batch(NamedTuple):
     """Lines to write, and the messages to acknowledge when they are safe."""
 
     lines: list[str]
     deliveries: list[tuple[mqtt.Client, int]]
-
-
-class Sender:
-    """Writes one job at a time in a thread of its own: a database that hangs holds nobody up."""
-
-    def __init__(self, database: influx.Database, wake: threading.Event) -> None:
-        """Prepare; sets `wake` when a job is done."""
-        self._database = database
-        self._wake = wake
-        self._jobs: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
-        self._outcomes: queue.SimpleQueue[list[influx.Rejection] | influx.UnavailableError] = (
-            queue.SimpleQueue()
-        )
-        self.began_s = 0.0
-
-    def start(self) -> None:
-        """Write from now on."""
-        threading.Thread(target=self._run, name="sender", daemon=True).start()
-
-    def send(self, lines: list[str]) -> None:
-        """Begin to write."""
-        self.began_s = time.monotonic()
-        self._jobs.put(lines)
-
-    def outcome(self) -> list[influx.Rejection] | influx.UnavailableError | None:
-        """Return how the job ended: what was rejected, or why nothing was taken; None: not yet."""
-        try:
-            return self._outcomes.get_nowait()
-        except queue.Empty:
-            return None
-
-    def _run(self) -> None:
-        while True:
-            lines = self._jobs.get()
-            try:
-                self._outcomes.put(influx.write(self._database.post, lines))
-            except influx.UnavailableError as error:
-                self._outcomes.put(error)
-            self._wake.set()
 
 
 class Writer:
@@ -228,14 +101,16 @@ class Writer:
     waits for the database: the sender does.
     """
 
-    def __init__(self, settings: config.Settings, database: influx.Database, spool: Spool) -> None:
+    def __init__(
+        self, settings: config.InfluxDB, database: influx.Database, spool: Spool, lines: Lines
+    ) -> None:
         """Prepare; `start` makes it work."""
-        self._settings = settings.influxdb
+        self._settings = settings
         self._database = database
         self._spool = spool
-        self._points = Points()
+        self._lines = lines
         self._wake = threading.Event()
-        self._sender = Sender(database, self._wake)
+        self._sender = Sender(database, settings.batch, self._wake)
         self._inbox: deque[broker.Message] = deque()
         self._waiting: deque[Batch] = deque()
         self._sending: Batch | Piece | None = None
@@ -311,7 +186,7 @@ class Writer:
             log.info(
                 "%d points stored, %d refused, %d waiting",
                 self._stored,
-                self._points.refusals.count,
+                self._lines.refusals.count,
                 self._count_waiting(),
             )
 
@@ -332,7 +207,7 @@ class Writer:
             return
         self._note_recovery()
         for rejection in outcome:
-            self._points.refusals.add(rejection.line, f"InfluxDB: {rejection.reason}")
+            self._lines.refusals.add(rejection.line, f"InfluxDB: {rejection.reason}")
         if isinstance(job, Batch):
             self._stored += len(job.lines) - len(outcome)
             self._connection.acknowledge(job.deliveries)
@@ -347,11 +222,10 @@ class Writer:
         batch = Batch([], [])
         while self._inbox and len(batch.lines) < self._settings.batch:
             message = self._inbox.popleft()
-            line = self._points.line(message)
-            if line is not None:
-                batch.lines.append(line)
+            batch.lines.extend(self._lines.of(message))
             if message.qos:
                 batch.deliveries.append((message.client, message.message_id))
+        self._lines.save()
         if batch.lines:
             self._waiting.append(batch)
         else:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import os
 import re
+import ssl
 import stat
 import typing
 from collections.abc import Iterable, Iterator
@@ -26,21 +27,43 @@ from openenergy import topics
 # Shorter tokens can be guessed; `openssl rand -hex 16` makes one of 32 characters.
 MIN_TOKEN_LENGTH: Final = 12
 
-Text = Annotated[str, Meta(max_length=1024, description="text")]
-Texts = Annotated[tuple[str, ...], Meta(description='a list of texts, like ["a", "b"]')]
+# Labels as DNS and Python's socket module take them.
+HOST_NAME: Final = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
+
+Text = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x1f\x7f]{0,1024}\Z",
+        description="text of one line, 1024 characters at most",
+    ),
+]
+Texts = Annotated[tuple[Text, ...], Meta(description='a list of texts, like ["a", "b"]')]
+# It travels in a HTTP header.
+Token = Annotated[
+    str, Meta(pattern=r"^[!-~]{0,1024}\Z", description="printable ASCII characters without spaces")
+]
+ClientId = Annotated[
+    str, Meta(pattern=r"^[!-~]{0,64}\Z", description="64 ASCII characters at most, without spaces")
+]
 Flag = Annotated[bool, Meta(description="true or false")]
-Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds, more than 0")]
-Interval = Annotated[float, Meta(ge=0.05, le=86400, description="seconds, 0.05 to 86400")]
+Seconds = Annotated[float, Meta(ge=0.05, le=86400, description="seconds, 0.05 to 86400")]
+ShortSeconds = Annotated[float, Meta(ge=0.05, le=60, description="seconds, 0.05 to 60")]
 Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 Qos = Annotated[int, Meta(ge=0, le=1, description="0 or 1")]
 Name = Annotated[str, Meta(pattern=topics.NAME_PATTERN, description=topics.NAME_EXPECTED)]
 Host = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_.:%-]{1,253}\Z", description="a host name or an address")
+    str,
+    Meta(
+        pattern=rf"^({HOST_NAME}|(?=.*:)[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?)\Z",
+        max_length=253,
+        description="a host name or an address",
+    ),
 ]
 HostAndPort = Annotated[
     str,
     Meta(
-        pattern=r"^(([A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?)?\Z",
+        pattern=rf"^(({HOST_NAME}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?)?\Z",
+        max_length=253,
         description="a host name or an address, with :PORT if it is not 80",
     ),
 ]
@@ -53,13 +76,14 @@ MacAddress = Annotated[
     ),
 ]
 DnsDomain = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,200}\Z", description='a DNS domain, like "lan"')
+    str,
+    Meta(pattern=rf"^({HOST_NAME})?\Z", max_length=200, description='a DNS domain, like "lan"'),
 ]
 Prefix = Annotated[
     str,
     Meta(
-        pattern=r"^[^/+#\s\x00-\x1f]{1,64}\Z",
-        description="one topic level without '/', '+', '#' or spaces",
+        pattern=r"^(?!\$)[^/+#\s\x00-\x1f]{1,64}\Z",
+        description="one topic level without '/', '+', '#' or spaces, and no '$' before it",
     ),
 ]
 ShareGroup = Annotated[
@@ -96,7 +120,7 @@ class Mqtt:
     password: Text = field(default="", repr=False)
     tls: Flag = False
     ca_file: Text = ""
-    client_id: Text = ""
+    client_id: ClientId = ""
     qos: Qos = 1
     retain: Flag = True
     prefix_update: Prefix = "@update"
@@ -113,8 +137,8 @@ class Mqtt:
             yield "password", "a username with it"
         if self.ca_file and not self.tls:
             yield "ca_file", "tls = true with it"
-        if self.ca_file and not Path(self.ca_file).is_file():
-            yield "ca_file", "an existing file"
+        if self.ca_file and not _is_ca_file(self.ca_file):
+            yield "ca_file", "a readable file of PEM certificates"
         if self.prefix_set == self.prefix_update:
             yield "prefix_set", "another prefix than prefix_update"
 
@@ -124,7 +148,7 @@ class InfluxDB:
     """Table [InfluxDB]: the database (`database` for 1.x; `token`, `org`, `bucket` for 2 and 3)."""
 
     url: Text = "http://localhost:8086"
-    token: Text = field(default="", repr=False)
+    token: Token = field(default="", repr=False)
     org: Text = ""
     bucket: Text = ""  # until __post_init__: "energy" for InfluxDB 2 and 3
     database: Text = ""
@@ -165,9 +189,9 @@ class MyStromSwitch:
     host: HostAndPort = ""
     macAdress: MacAddress = ""  # noqa: N815 - the key is spelled so in the founding document
     domain: DnsDomain = ""
-    token: Text = field(default="", repr=False)
-    interval: Interval = 1.0
-    timeout: Annotated[float, Meta(ge=0.05, le=60, description="seconds, 0.05 to 60")] = 2.0
+    token: Token = field(default="", repr=False)
+    interval: Seconds = 1.0
+    timeout: ShortSeconds = 2.0
     read_only: Flag = False
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
@@ -176,10 +200,8 @@ class MyStromSwitch:
             yield "name", topics.NAME_EXPECTED
         if not (self.host or self.macAdress):
             yield "host", "the switch's address, or its macAdress"
-        if int(self.host.rpartition("]")[2].partition(":")[2] or 80) not in range(1, 65536):
-            yield "host", "a port from 1 to 65535 after the ':'"
-        if not all(0x20 < ord(character) < 0x7F for character in self.token):
-            yield "token", "printable ASCII without spaces, as a HTTP header can carry it"
+        if not _is_authority(self.host):
+            yield "host", 'an address and port that exist, like "192.168.1.40" or "[fd00::40]:8080"'
 
 
 @dataclass(frozen=True)
@@ -188,11 +210,11 @@ class ButtonServer:
 
     host: Host = "127.0.0.1"
     port: Port = 8080
-    token: Text = field(default="", repr=False)
+    token: Token = field(default="", repr=False)
     allowed_origins: Texts = ()
     plugs: Texts = ("*",)
     allow_get: Flag = False
-    confirm_timeout: Annotated[float, Meta(gt=0, le=60, description="seconds, 60 at most")] = 3.0
+    confirm_timeout: ShortSeconds = 3.0
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Yield what does not fit together."""
@@ -204,7 +226,7 @@ class ButtonServer:
             if not _is_http_url(origin) or urlsplit(origin).path:
                 yield (
                     "allowed_origins",
-                    f'origins like "http://pi:3000", which {origin!r:.60} is not',
+                    f'origins like "http://pi:3000", which {_shown(origin)} is not',
                 )
 
     def is_loopback(self) -> bool:
@@ -218,6 +240,13 @@ class Storage:
 
     state: Text = ""
     spool_size: Annotated[int, Meta(ge=65536, description="bytes, 65536 or more")] = 268435456
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Yield a home folder that does not exist."""
+        try:
+            Path(self.state).expanduser()
+        except RuntimeError:
+            yield "state", "the home folder of a user that exists"
 
     def folder(self) -> Path:
         """Return the configured folder, else systemd's StateDirectory=, else one of the user's."""
@@ -236,10 +265,17 @@ class LoRaWANDevice:
     period: Annotated[float, Meta(ge=0, le=10**7, description="seconds")] = 0
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
-        """Yield what is missing."""
+        """Yield what is missing, and a decoder that does not exist."""
+        from openenergy.lorawan import decoders  # noqa: PLC0415 - memory that few scripts need
+
         for key in ("dev_eui", "decoder"):
             if not getattr(self, key):
                 yield key, "a value: it has no default"
+        try:
+            if self.decoder:
+                decoders.canonical(self.decoder)
+        except decoders.UnknownDecoderError as error:
+            yield "decoder", f"the name of a decoder; {error.hint}"
 
 
 @dataclass(frozen=True)
@@ -325,10 +361,11 @@ class _Reader:
             raise ConfigError([f"{self._path}: expected UTF-8 text"]) from error
         except (tomli.TOMLDecodeError, RecursionError, ValueError) as error:
             raise ConfigError([f"{self._path}: not TOML: {error}"]) from error
-        for table in data.keys() - set(self.TABLES):
-            self.error(f"{table!r:.60} is no table{_suggestion(table, self.TABLES)}")
+        for table in data:
+            if table not in self.TABLES:
+                self.error(f"{table!r:.60} is no table{_suggestion(table, self.TABLES)}")
         for table in needed_tables:
-            if not data.get(table):
+            if table not in data or data[table] == []:
                 self.error(f"[{table}] is missing: expected this table")
         return data
 
@@ -378,17 +415,24 @@ class _Reader:
 
 def _is_http_url(text: str) -> bool:
     """Whether `text` is scheme, host and perhaps port and path, with no secret in it."""
+    url = rf"https?://({HOST_NAME}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?(/[\w./~%+-]*)?"
+    return bool(re.fullmatch(url, text, re.ASCII)) and _is_authority(text.split("/")[2])
+
+
+def _is_authority(text: str) -> bool:
+    """Whether HOST or HOST:PORT has a port and, in brackets, an IPv6 address that can be."""
     try:
-        parts = urlsplit(text)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and "@" not in parts.netloc
-            and not (parts.query or parts.fragment)
-        )
+        return urlsplit(f"//{text}").port != 0
     except ValueError:
         return False
+
+
+def _is_ca_file(path: str) -> bool:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError:  # of ssl too
+        return False
+    return True
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
@@ -399,5 +443,8 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as an error shows it: short, and without a password that stands in a URL."""
-    return re.sub(r"//[^/@\s]*@", "//(hidden)@", f"{value!r}")[:80]
+    """Return a value as an error shows it: short, and without a secret that stands in it."""
+    if isinstance(value, dict) or (isinstance(value, list) and dict in map(type, value)):
+        return "(a table)"
+    text = re.sub(r"//.*@", "//(hidden)@", f"{value!r}")
+    return re.sub(r"\?.*", "?(hidden)", text)[:80] if "//" in text else text[:80]

@@ -76,22 +76,39 @@ REMEDIES: Final[dict[int, Remedy]] = {
 }
 
 
+def series(measurement: str, tags: dict[str, str]) -> str:
+    """Return a line up to its fields.
+
+    A tag without a value is left out: line protocol knows no empty tag. Raises PayloadError for a
+    measurement without a name.
+    """
+    parts = [_name(measurement, ", ")]
+    for key, value in tags.items():
+        if plain := _plain(value):
+            parts.append(f"{key}={_escape(plain, ', =')}")
+    return ",".join(parts)
+
+
 def line_head(measurement: str, tags: dict[str, str], field: str) -> str:
     """Return a line up to and with the field's '=', for a series of one field.
 
-    A tag without a value is left out: line protocol knows no empty tag. Raises PayloadError for a
-    measurement or a field without a name.
+    Raises PayloadError for a measurement or a field without a name.
     """
-    series = [_name(measurement, ", ")]
-    for key, value in tags.items():
-        if plain := _plain(value):
-            series.append(f"{key}={_escape(plain, ', =')}")
-    return f"{','.join(series)} {_name(field, ', =')}="
+    return f"{series(measurement, tags)} {_name(field, ', =')}="
 
 
 def line(head: str, value: float, time_ms: int) -> str:
     """Return a line of line protocol; `value` must be finite."""
     return f"{head}{value!r} {time_ms}"
+
+
+def line_of_fields(its_series: str, fields: dict[str, float], time_ms: int) -> str:
+    """Return a line with several fields, whose values must be finite.
+
+    Raises PayloadError for a field without a name.
+    """
+    pairs = ",".join(f"{_name(key, ', =')}={value!r}" for key, value in fields.items())
+    return f"{its_series} {pairs} {time_ms}"
 
 
 def _name(text: str, special: str) -> str:

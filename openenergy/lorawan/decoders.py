@@ -18,7 +18,12 @@ OBJECT: Final = "object"
 
 
 class UnknownDecoderError(ValueError):
-    """No decoder has this name."""
+    """No decoder has this name; `hint` says which has one like it, or all there are."""
+
+    def __init__(self, name: str, hint: str) -> None:
+        """Say what was asked for."""
+        super().__init__(f"no decoder {name[:60]!r}: {hint}")
+        self.hint = hint
 
 
 def _any_port(decode: Callable[[bytes], Decoded]) -> Decoder:
@@ -49,7 +54,7 @@ def canonical(name: str) -> str:
         return names[bare]
     near = difflib.get_close_matches(bare, names, n=1)
     hint = f"did you mean {names[near[0]]!r}?" if near else f"known are {', '.join(names.values())}"
-    raise UnknownDecoderError(f"no decoder {name[:60]!r}: {hint}")
+    raise UnknownDecoderError(name, hint)
 
 
 def _bare(name: str) -> str:

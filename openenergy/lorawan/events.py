@@ -68,19 +68,29 @@ class Uplink:
     gateways: tuple[Gateway, ...]
     spreading_factor: int | None
 
+    @property
+    def is_dated(self) -> bool:
+        """Whether the message itself tells when it was received."""
+        return self.server_time is not None or self.gateway_time is not None
+
     def time(self, arrival: int) -> int:
         """Return the most trustworthy time of reception; `arrival` is when the message came.
 
-        A gateway without GPS may tell any time from 1970 to 2106.
+        A gateway without GPS may tell any time from 1970 to 2106. Raises PayloadError if nobody
+        told the time and our own clock is not set.
         """
         return believable(arrival, self.server_time, self.gateway_time)
 
 
 def believable(arrival: int, *told: int | None) -> int:
-    """Return the first of the times told that is not far ahead of our clock, else `arrival`."""
+    """Return the first of the times told that is not far ahead of our clock, else `arrival`.
+
+    Raises PayloadError if there is none and our own clock is not set.
+    """
     is_our_clock_set = arrival >= clock.RELEASED_MS
     latest = arrival + clock.LATEST_AHEAD_MS if is_our_clock_set else LATEST_MS
-    return next((time for time in told if time is not None and time <= latest), arrival)
+    first = next((time for time in told if time is not None and time <= latest), None)
+    return clock.time_of(None, arrival) if first is None else first
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,11 @@ class Status:
     battery: float | None
     margin: float
     server_time: int | None
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether the message itself tells when it was received."""
+        return self.server_time is not None
 
 
 @dataclass(frozen=True, slots=True)

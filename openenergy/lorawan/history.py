@@ -25,6 +25,8 @@ TOLERANCE_PER_PERIOD: Final = 50
 LONGEST_PERIOD: Final = 31 * 86_400
 # Grids that repeated samples may still belong to; a frame reaches back a few dozen slots.
 GRIDS_KEPT: Final = 8
+# Nobody has more; a sender that makes devices up must not fill the memory.
+DEVICES_KEPT: Final = 20_000
 
 
 class Series(Struct):
@@ -112,6 +114,8 @@ class History:
                 self.revision += 1
 
     def _series(self, dev_eui: str, name: str) -> Series:
+        if dev_eui not in self._devices and len(self._devices) >= DEVICES_KEPT:
+            del self._devices[next(iter(self._devices))]
         return self._devices.setdefault(dev_eui, {}).setdefault(name, Series())
 
 

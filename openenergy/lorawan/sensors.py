@@ -18,6 +18,8 @@ Point = tuple[str, dict[str, str], dict[str, float], int]
 # a device that has started anew may send the same frame with the same counter.
 REDELIVERY: Final = 300_000
 UPLINKS_REMEMBERED: Final = 10_000
+# Devices without a decoder that are not named a second time.
+DEVICES_REMEMBERED: Final = 10_000
 # The tag of a device, or of its profile, in ChirpStack that names its decoder.
 DECODER_TAG: Final = "decoder"
 
@@ -40,10 +42,11 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An uplink's points, and what is wrong with it: one line, or nothing."""
+    """An uplink's points; in one line why it is not decoded; in one line who is unknown."""
 
     points: list[Point]
     problem: str = ""
+    introduction: str = ""
 
 
 class Sensors:
@@ -61,7 +64,8 @@ class Sensors:
     def receive(self, uplink: Uplink, arrival: int) -> Received:
         """Return the points of an uplink that arrived at this time (ms).
 
-        What cannot be decoded still has its link quality. An unknown device is named once.
+        What cannot be decoded still has its link quality. An unknown device is named once. Raises
+        PayloadError for an uplink that nothing dates, while our clock is not set.
         """
         received = uplink.time(self._first_arrival(uplink.key, arrival))
         link = link_point(uplink, received)
@@ -73,8 +77,8 @@ class Sensors:
         except (DecodeError, UnknownDecoderError) as error:
             return Received([link], f"device {uplink.device.dev_eui}: {error}")
         samples = self.history.times(uplink.device.dev_eui, decoded, received, period)
-        problem = "" if decoder else self._introduce(uplink.device)
-        return Received([link, *value_points(uplink.device, samples)], problem)
+        points = [link, *value_points(uplink.device, samples)]
+        return Received(points, introduction="" if decoder else self._introduce(uplink.device))
 
     def _first_arrival(self, key: str, arrival: int) -> int:
         """Return when an uplink came first: delivered again, it makes the same points."""
@@ -97,6 +101,8 @@ class Sensors:
     def _introduce(self, device: Device) -> str:
         if device.dev_eui in self._named:
             return ""
+        if len(self._named) >= DEVICES_REMEMBERED:
+            self._named.clear()
         self._named.add(device.dev_eui)
         return (
             f"device {device.dev_eui} ({_printable(device.name)}) has no decoder: add to"
@@ -145,7 +151,10 @@ def link_point(uplink: Uplink, time: int) -> Point:
 
 
 def status_points(status: Status, arrival: int) -> list[Point]:
-    """Return the battery, if the device told it, and the margin of its downlinks."""
+    """Return the battery, if the device told it, and the margin of its downlinks.
+
+    Raises PayloadError if nothing dates them, while our clock is not set.
+    """
     samples = [Sample("link_margin", status.margin, "dB")]
     if status.battery is not None:
         samples.append(Sample("battery_level", status.battery, "%"))

@@ -188,15 +188,15 @@ class TestUnknownDevice:
         sensors = Sensors([], History())
         uplink = parse_uplink(EVENTS[LOPY])
         assert '[[LoRaWAN.devices]] with dev_eui = "70b3d549900a3cc9"' in (
-            sensors.receive(uplink, ARRIVAL).problem
+            sensors.receive(uplink, ARRIVAL).introduction
         )
-        assert not sensors.receive(uplink, ARRIVAL).problem
+        assert not sensors.receive(uplink, ARRIVAL).introduction
 
     def test_its_name_cannot_break_the_log(self) -> None:
         event = changed(LOPY, "deviceInfo", "deviceName", value="a\nb\x1b[31m" + "x" * 500)
-        problem = receive(event).problem
-        assert problem.isprintable()
-        assert len(problem) < 300
+        introduction = receive(event).introduction
+        assert introduction.isprintable()
+        assert len(introduction) < 300
 
 
 def test_a_frame_that_cannot_be_decoded_says_why() -> None:
