@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import paho.mqtt.client as mqtt
@@ -459,6 +460,30 @@ def reason(error: OSError) -> str:
 
 def try_connect(settings: config.Mqtt, script: str) -> None:
     """Connect once, for `--check`, beside whatever else is connected; raises OSError."""
+    with _short_connection(settings, f"{client_id(settings, script)}-check"):
+        pass
+
+
+def publish_once(settings: config.Mqtt, script: str, topic: str, payload: bytes) -> None:
+    """Connect, publish with QoS 1, and leave once the broker has it; raises OSError."""
+    acknowledged: list[ReasonCode] = []
+
+    def on_publish(_c: Any, _u: Any, _id: int, reason_code: ReasonCode, _p: Any) -> None:
+        acknowledged.append(reason_code)
+
+    with _short_connection(settings, f"{client_id(settings, script)}-{os.getpid()}") as client:
+        client.on_publish = on_publish
+        client.publish(topic, payload, qos=1)
+        _move_packets(client, acknowledged)
+    if not acknowledged:
+        raise OSError("it does not acknowledge the message")
+    if acknowledged[0].is_failure:
+        raise OSError(f"it refuses the message: {acknowledged[0]}")
+
+
+@contextlib.contextmanager
+def _short_connection(settings: config.Mqtt, identity: str) -> Iterator[mqtt.Client]:
+    """Connect without a session, whichever protocol it takes; raises OSError with the reason."""
     outcome: list[ReasonCode] = []
 
     def on_connect(_c: Any, _u: Any, _f: Any, reason_code: ReasonCode, _p: Any) -> None:
@@ -467,10 +492,7 @@ def try_connect(settings: config.Mqtt, script: str) -> None:
     for protocol in (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311):
         outcome.clear()
         client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            f"{client_id(settings, script)}-check",
-            protocol=protocol,
-            reconnect_on_failure=False,
+            CallbackAPIVersion.VERSION2, identity, protocol=protocol, reconnect_on_failure=False
         )
         prepare(client, settings)
         client.on_connect = on_connect
@@ -478,17 +500,26 @@ def try_connect(settings: config.Mqtt, script: str) -> None:
             client.connect(settings.broker, settings.port)
         except OSError as error:
             raise OSError(reason(error)) from error
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
-        while not outcome and time.monotonic() < deadline:
-            if client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                break
-        client.disconnect()
+        try:
+            _move_packets(client, outcome)
+            if outcome and not outcome[0].is_failure:
+                yield client
+                return
+        finally:
+            client.disconnect()
         if outcome and outcome[0].value != UNSUPPORTED_PROTOCOL:
             break
     if not outcome:
         raise OSError("it does not answer as an MQTT broker")
-    if outcome[0].is_failure:
-        raise OSError(f"it refuses us: {outcome[0]} ([MQTT] username, password)")
+    raise OSError(f"it refuses us: {outcome[0]} ([MQTT] username, password)")
+
+
+def _move_packets(client: mqtt.Client, outcome: list[ReasonCode]) -> None:
+    """Let paho work until there is an outcome, the connection ends, or time is up."""
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while not outcome and time.monotonic() < deadline:
+        if client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            break
 
 
 # What follows goes round paho's public interface, for speed. It was written for paho-mqtt 2.2;

@@ -43,7 +43,7 @@ def file_name(identity: str) -> str:
 def command_line(script: str, description: str) -> argparse.Namespace:
     """Parse the command line, the same for all scripts: config, check, log_level."""
     parser = argparse.ArgumentParser(prog=f"{script}.py", description=description)
-    parser.add_argument("--config", type=Path, default=_default_config(), metavar="FILE")
+    parser.add_argument("--config", type=Path, default=default_config(), metavar="FILE")
     parser.add_argument("--check", action="store_true", help="try every connection, then exit")
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
@@ -52,7 +52,7 @@ def command_line(script: str, description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _default_config() -> Path:
+def default_config() -> Path:
     """Return systemd's credential, else the file beside the script, wherever we are called from."""
     return _credential() or Path(__file__).resolve().parent.parent / "credentials.toml"
 

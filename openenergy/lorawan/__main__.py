@@ -1,7 +1,7 @@
 """Decode a frame by hand, or write an order to a device.
 
 python -m openenergy.lorawan DECODER FPORT HEX
-python -m openenergy.lorawan encode DECODER ORDER [NUMBER ...] --application ID --device EUI
+python -m openenergy.lorawan encode DECODER ORDER [NUMBER ...] --application ID --device ID [--send]
 """
 
 import argparse
@@ -9,22 +9,29 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from openenergy import broker, config, service
 from openenergy.lorawan import adeunis, decoders, downlink
 from openenergy.lorawan.decoders import UnknownDecoderError
 from openenergy.lorawan.downlink import Message, OrderError
 from openenergy.lorawan.sample import DecodeError
 
 PROGRAM: Final = "python -m openenergy.lorawan"
+NAME: Final = "lorawan"
 LARGEST_PORT: Final = 255
 ADEUNIS: Final = "adeunis/"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit status: 0, 1 for a bad frame, 2 for wrong usage."""
+    """Run one command; returns its exit status.
+
+    0, 1 for a bad frame or an order that the broker did not get, 2 for wrong usage, 78 for a
+    configuration that is wrong.
+    """
     if arguments[:1] == ["encode"]:
         return _encode(arguments[1:])
     parser = argparse.ArgumentParser(
@@ -45,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         decoded = decode(options.fport, _bytes(options.hex))
     except DecodeError as error:
-        print(f"{options.decoder}: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        _complain(f"{options.decoder}: {error}")
         return 1
     _print(
         {
@@ -70,13 +77,29 @@ def _encode(arguments: Sequence[str]) -> int:
     parser.add_argument("--server", choices=downlink.SERVERS, default="chirpstack4")
     parser.add_argument("--application", required=True, help="its ID; APP@TENANT for TTN")
     parser.add_argument("--device", required=True, help="DevEUI; the device's ID for TTN")
+    parser.add_argument("--send", action="store_true", help="publish it to the broker, too")
+    parser.add_argument("--config", type=Path, default=service.default_config(), metavar="FILE")
     options = parser.parse_args(arguments)
     try:
         message = _message(options)
     except (UnknownDecoderError, OrderError) as error:
         parser.error(str(error))
     _print({"topic": message.topic, "payload": message.payload})
-    return 0
+    return _send(message, options.config) if options.send else service.EXIT_OK
+
+
+def _send(message: Message, config_path: Path) -> int:
+    try:
+        settings = config.load(config_path, ("MQTT",)).mqtt
+    except config.ConfigError as error:
+        _complain(str(error))
+        return service.EXIT_CONFIG
+    try:
+        broker.publish_once(settings, NAME, message.topic, msgspec.json.encode(message.payload))
+    except OSError as error:
+        _complain(f"not sent: broker {settings.broker}:{settings.port}: {error}")
+        return service.EXIT_FAILED
+    return service.EXIT_OK
 
 
 def _message(options: argparse.Namespace) -> Message:
@@ -105,6 +128,10 @@ def _bytes(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         raise DecodeError(f"{text[:40]!r} is not hexadecimal, two digits for each byte") from None
+
+
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 - a command's answer
 
 
 def _print(answer: object) -> None:
