@@ -605,6 +605,11 @@ class SimulatedSwitch(Device):
         self._placeholder = socket.socket()
         self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._placeholder.bind((self.host, self.port))
+        # Who was accepted already gets a transport before the server closes: without one, nobody
+        # would close the connection (Python 3.11, asyncio.Server).
+        for port in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(port)
+        await asyncio.sleep(0)
         self._server.close()
         self._server = None
         for connection in self._connections:
