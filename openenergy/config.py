@@ -446,5 +446,6 @@ def _shown(value: Any) -> str:
     """Return a value as an error shows it: short, and without a secret that stands in it."""
     if isinstance(value, dict) or (isinstance(value, list) and dict in map(type, value)):
         return "(a table)"
-    text = re.sub(r"//.*@", "//(hidden)@", f"{value!r}")
+    written = list(value) if isinstance(value, tuple) else value
+    text = re.sub(r"//.*@", "//(hidden)@", f"{written!r}")
     return re.sub(r"\?.*", "?(hidden)", text)[:80] if "//" in text else text[:80]
