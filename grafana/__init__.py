@@ -1,0 +1,1 @@
+"""What Grafana shows of the chain: dashboards, alerts, data sources."""

@@ -1,0 +1,1 @@
+"""The dashboards as Python: one module each, queries written once."""

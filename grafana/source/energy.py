@@ -1,0 +1,151 @@
+"""Dashboard "Energy": kWh and money of days, months, years; ranking; standby."""
+
+from grafana.source import queries
+from grafana.source.now import SWITCH
+from grafana.source.panels import (
+    Json,
+    bars,
+    choice_variable,
+    columns,
+    dashboard,
+    stat,
+    target,
+    text_variable,
+)
+
+PRICE = text_variable("price", "Price of a kWh", "0.29")
+CURRENCY = text_variable("currency", "Currency", "CHF")
+ZONE = text_variable("tz", "Time zone", "Europe/Zurich")
+# Values are days after the first: Grafana's time expressions can add them.
+BILLING_DAY = choice_variable(
+    "billing_day", "Month begins on day", [(str(day + 1), str(day)) for day in range(28)]
+)
+# The month of the bill: go back to the month in which it began, then on to its first day.
+MONTH = "now-${billing_day}d/M+${billing_day}d"
+PERIODS = (
+    ("Today", "now/d", None),
+    ("Yesterday until now", "now/d", "1d"),
+    ("Yesterday", "now/d", "1d/d"),
+    ("This month", MONTH, None),
+    ("Last month until now", MONTH, "1M"),
+    ("This year", "now/y", None),
+    ("Last year until now", "now/y", "1y"),
+    ("In the time shown", None, None),
+)
+
+
+def build() -> Json:
+    """Return the dashboard."""
+    return dashboard(
+        "energy",
+        "Energy",
+        [
+            *(_period(*period, price=False) for period in PERIODS),
+            *(_period(*period, price=True) for period in PERIODS),
+            columns(
+                "Energy by day",
+                target(queries.daily_energy(), "$tag_switch"),
+                unit="kwatth",
+                decimals=2,
+                interval="1d",
+            ),
+            columns(
+                "Cost by day, ${currency}",
+                target(queries.daily_energy(price=True), "$tag_switch"),
+                decimals=2,
+                interval="1d",
+            ),
+            columns(
+                "Energy by day, 30 days before",
+                target(queries.daily_energy(by_switch=False), "all plugs"),
+                size=(24, 6),
+                unit="kwatth",
+                decimals=2,
+                interval="1d",
+                timeShift="30d",
+                description="To compare with the days above, when these are the last 30.",
+            ),
+            bars(
+                "Ranking: energy in the time shown",
+                target(queries.energy(by_switch=True), "$tag_switch"),
+                unit="kwatth",
+                decimals=2,
+                **SORTED,
+            ),
+            bars(
+                "Ranking: cost in the time shown, ${currency}",
+                target(queries.energy(price=True, by_switch=True), "$tag_switch"),
+                decimals=2,
+                **SORTED,
+            ),
+            *_standby(),
+        ],
+        variables=[SWITCH, PRICE, CURRENCY, ZONE, BILLING_DAY],
+        time_from="now-30d",
+        refresh="5m",
+        description="Energy and its cost; needs the quarter hours of grafana/README.md",
+    )
+
+
+# Series become rows, so that they can be put in order.
+SORTED: Json = {
+    "transformations": [
+        {"id": "reduce", "options": {"reducers": ["lastNotNull"], "mode": "seriesToRows"}},
+        {"id": "sortBy", "options": {"sort": [{"field": "Last *", "desc": True}]}},
+        {
+            "id": "rowsToFields",
+            "options": {
+                "mappings": [
+                    {"fieldName": "Field", "handlerKey": "field.name"},
+                    {"fieldName": "Last *", "handlerKey": "field.value"},
+                ]
+            },
+        },
+    ]
+}
+
+
+def _period(title: str, time_from: str | None, shift: str | None, *, price: bool) -> Json:
+    override = {"timeFrom": time_from} if time_from else {}
+    if shift:
+        override["timeShift"] = shift
+    unit = {} if price else {"unit": "kwatth"}
+    return stat(
+        f"{title}, ${{currency}}" if price else title,
+        target(queries.energy(price=price)),
+        size=(3, 4),
+        decimals=2,
+        hideTimeOverride=True,
+        **unit,
+        **override,
+    )
+
+
+def _standby() -> list[Json]:
+    week: Json = {"timeFrom": "7d", "hideTimeOverride": True}
+    return [
+        bars(
+            "Standby power",
+            target(queries.standby(), "$tag_switch"),
+            size=(16, 6),
+            unit="watt",
+            decimals=1,
+            description="Of each hour of the last week the least power, of these the median.",
+            **week,
+        ),
+        stat(
+            "Standby of all",
+            target(queries.standby_sum()),
+            size=(4, 6),
+            unit="watt",
+            decimals=1,
+            **week,
+        ),
+        stat(
+            "Standby in a year, ${currency}",
+            target(queries.standby_sum(price=True)),
+            size=(4, 6),
+            decimals=2,
+            **week,
+        ),
+    ]

@@ -1,0 +1,170 @@
+"""Dashboard "Now": what draws how much, what is on, and the buttons."""
+
+from collections.abc import Sequence
+
+from grafana.source import queries
+from grafana.source.panels import (
+    ON_OFF,
+    ONLINE,
+    Json,
+    bars,
+    dashboard,
+    lines,
+    override,
+    panel,
+    query_variable,
+    stat,
+    table,
+    target,
+    text_variable,
+)
+
+SWITCH = query_variable("switch", "Plugs", 'SHOW TAG VALUES FROM "relay" WITH KEY = "switch"')
+PLUG = query_variable(
+    "plug", "Buttons for", 'SHOW TAG VALUES FROM "relay" WITH KEY = "switch"', multi=False
+)
+# What the relay does: "open" is off.
+BUTTONS = (("On", "close", "success"), ("Off", "open", "destructive"))
+
+
+def build(plugs: Sequence[str]) -> Json:
+    """Return the dashboard, with buttons for `plugs`, or for the one chosen on top."""
+    button_url = text_variable("button_url", "Button server", "/buttons")
+    return dashboard(
+        "now",
+        "Now",
+        [
+            stat(
+                "Total power",
+                target(queries.total_power()),
+                size=(6, 6),
+                unit="watt",
+                timeFrom="2m",
+                hideTimeOverride=True,
+                description="Sum of what every plug said last, not longer than 2 minutes ago.",
+            ),
+            bars(
+                "Power",
+                target(queries.last("power"), "$tag_switch"),
+                size=(10, 6),
+                unit="watt",
+                timeFrom="2m",
+                hideTimeOverride=True,
+                limits=[(100, "yellow"), (1000, "orange"), (2000, "red")],
+            ),
+            buttons(plugs or ["${plug}"]),
+            states(),
+            lines("Power", target(queries.over_time("power"), "$tag_switch"), unit="watt"),
+        ],
+        variables=[SWITCH, button_url, *([] if plugs else [PLUG])],
+        time_from="now-15m",
+        refresh="5s",
+        description="Power, relays and buttons of every plug",
+    )
+
+
+def states() -> Json:
+    """Return a table of all plugs: state, age, and buttons for those who may edit."""
+    return table(
+        "Plugs",
+        target(queries.last("power"), ref="A", table=True),
+        target(queries.last("relay"), ref="B", table=True),
+        target(queries.last("temperature"), ref="C", table=True),
+        target(queries.last_ever("online", "switch"), ref="D", table=True),
+        key="switch",
+        overrides=[
+            override("switch", displayName="Plug"),
+            override("power", displayName="Power", unit="watt"),
+            override("temperature", displayName="Temperature", unit="celsius"),
+            override("relay", displayName="Relay", **_states(ON_OFF)),
+            override("online", displayName="Answers", **_states(ONLINE)),
+            # joinByField numbers the columns that all targets have.
+            override("Time 1", custom__hidden=True),
+            override("Time 2", displayName="Last reading", unit="dateTimeFromNow"),
+            override("Time 3", custom__hidden=True),
+            override("Time 4", custom__hidden=True),
+        ],
+    )
+
+
+def _states(mappings: Sequence[tuple[int, str, str]]) -> Json:
+    options = {str(value): {"text": text, "color": colour} for value, text, colour in mappings}
+    return {
+        "mappings": [{"type": "value", "options": options}],
+        "custom__cellOptions": {"type": "color-text"},
+    }
+
+
+def buttons(plugs: Sequence[str]) -> Json:
+    """Return a canvas with a line for each plug: its name, On, Off.
+
+    Written once per plug since Grafana does not give a repeated canvas its own value of the
+    variable (grafana/grafana#82041); "${plug}" stands for the plug chosen on top.
+    """
+    elements = []
+    for row, plug in enumerate(plugs):
+        top = 10 + 50 * row
+        elements.append(_label(plug, (top, 10)))
+        elements += [
+            _button(plug, *button, (top, 200 + 100 * column))
+            for column, button in enumerate(BUTTONS)
+        ]
+    height = 2 + (10 + 50 * len(plugs)) // 38
+    canvas: Json = {
+        "inlineEditing": False,
+        "showAdvancedTypes": True,
+        "panZoom": False,
+        "zoomToContent": False,
+        "tooltip": {"mode": "none", "disableForOneClick": False},
+        "root": {
+            "type": "frame",
+            "name": "root",
+            "constraint": {"horizontal": "left", "vertical": "top"},
+            "placement": {"top": 0, "left": 0, "width": 100, "height": 100},
+            "background": {"color": {"fixed": "transparent"}},
+            "elements": elements,
+        },
+    }
+    return panel("canvas", "Switch", [], size=(8, max(6, height)), options=canvas)
+
+
+def _element(kind: str, name: str, place: tuple[int, int], width: int, config: Json) -> Json:
+    top, left = place
+    return {
+        "type": kind,
+        "name": name,
+        "constraint": {"horizontal": "left", "vertical": "top"},
+        "placement": {"top": top, "left": left, "width": width, "height": 40, "rotation": 0},
+        "config": config,
+    }
+
+
+def _label(plug: str, place: tuple[int, int]) -> Json:
+    config = {
+        "text": {"mode": "fixed", "fixed": plug},
+        "size": 16,
+        "align": "left",
+        "valign": "middle",
+        "color": {"fixed": "text"},
+    }
+    return _element("text", f"{plug} name", place, 180, config)
+
+
+def _button(plug: str, text: str, value: str, variant: str, place: tuple[int, int]) -> Json:
+    config = {
+        "text": {"mode": "fixed", "fixed": text},
+        "size": 14,
+        "align": "center",
+        "color": {"fixed": "#ffffff"},
+        "style": {"variant": variant},
+        "api": {
+            "endpoint": f"${{button_url}}/plugs/{plug}/relay",
+            "method": "POST",
+            "contentType": "application/json",
+            "data": f'{{"value": "{value}"}}',
+            "queryParams": [],
+            "headerParams": [],
+            "successMessage": f"{plug}: {text.lower()}",
+        },
+    }
+    return _element("button", f"{plug} {text}", place, 90, config)
