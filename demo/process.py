@@ -33,13 +33,15 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def wait_until(condition: Callable[[], T | None], timeout: float, what: str) -> T:
+def wait_until(
+    condition: Callable[[], T | None], timeout: float, what: str, *, every: float = 0.02
+) -> T:
     """Return the first true value of `condition`; TimeoutError names `what` after `timeout` s."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout:g} s")
-        time.sleep(0.02)
+        time.sleep(every)
     return value
 
 
