@@ -301,6 +301,8 @@ function withoutGaps(course) {
 
 // --- Starting ---
 
+showNotice('Loading…');
+
 element('login').addEventListener('submit', (event) => {
   event.preventDefault();
   sessionStorage.setItem('token', element('token').value.trim());

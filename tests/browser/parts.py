@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -35,7 +36,7 @@ class ButtonServer(Script):
         super().__init__("button_server.py", config_path)
         self.port = port
         self.url = f"http://{HOST}:{port}"
-        self._headers = {"X-Api-Key": token} if token else {}
+        self._headers = {"X-Api-Key": token.encode()} if token else {}
 
     def ready(self) -> bool:
         try:
@@ -87,8 +88,11 @@ class Home:
             },
         )
         server = self._running.enter_context(ButtonServer(config, port, token))
-        wait_until(lambda: server.states().keys() == self.switches.keys(), 15, "all plugs")
+        wait_until(lambda: server.states().keys() >= self.switches.keys(), 15, "all plugs")
         return server
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
 
     def commands(self, plug: str = "+") -> list[Message]:
         """Return the commands on the broker since the start, or since `client.clear()`."""
