@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 source demo/setup.sh
 
-need_programs mosquitto influxd victoria-metrics shellcheck debootstrap
+need_programs mosquitto influxd victoria-metrics shellcheck debootstrap \
+    chromium certutil nginx openssl
 make_venv .venv-tests tests/requirements.txt requirements.txt
 
 python=.venv-tests/bin/python
