@@ -33,6 +33,8 @@ HTTP_PORT: Final = 80
 ANNOUNCEMENT_PORT: Final = 7979
 # An announcement: MAC (6 bytes), type, flags. One comes every 5 to 15 s.
 ANNOUNCEMENT_SIZE: Final = 8
+# Time for two or three of them, since some get lost.
+ANNOUNCED_WITHIN_S: Final = 20.0
 
 log = logging.getLogger("switch")
 
@@ -121,11 +123,24 @@ class Switch:
         self._get(f"/relay?state={closed:d}")
 
     def try_report(self) -> None:
-        """Ask for a report, for `--check`; raises OSError with the reason."""
+        """Ask for a report, for `--check`; raises OSError with the reason.
+
+        A switch that is known by its MAC address alone gets the time to announce itself.
+        """
+        deadline = time.monotonic() + ANNOUNCED_WITHIN_S
+        while not self._is_found() and time.monotonic() < deadline:
+            time.sleep(1)
         try:
             self.report()
         except SwitchError as error:
             raise OSError(str(error)) from error
+
+    def _is_found(self) -> bool:
+        try:
+            self._address()
+        except SwitchError:
+            return False
+        return True
 
     def _get(self, path: str) -> bytes:
         host, port = self._address()
