@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import statistics
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -127,6 +129,23 @@ def run_to_end(
 
 def median(values: Iterable[float]) -> float:
     return statistics.median(values)
+
+
+@contextlib.contextmanager
+def announced_switch(name: str) -> Iterator[SimulatedSwitch]:
+    """Run a switch that says every 0.2 s where it is. Such switches are always at port 80."""
+    host = f"127.79.{random.randrange(256)}.{random.randrange(1, 255)}"
+    switches = SimulatedSwitches(
+        [SwitchSpec(name, host=host, port=80)],
+        announce_to=("127.255.255.255", 7979),
+        announce_interval=0.2,
+    )
+    with contextlib.ExitStack() as running:
+        try:
+            running.enter_context(switches)
+        except PermissionError:
+            pytest.skip("port 80 is for root alone")
+        yield switches[name]
 
 
 class Bench(NamedTuple):

@@ -1,9 +1,7 @@
 """plug_2_mqtt.py between simulated switches and a real broker: what is read, sent and obeyed."""
 
-import contextlib
 import itertools
 import json
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from tests.fault_proxy import FaultProxy
 from tests.integration.running import (
     Bench,
     Table,
+    announced_switch,
     command_topic,
     median,
     moves,
@@ -143,22 +142,11 @@ def test_qos_retain_and_prefixes_are_configurable(tmp_path: Path) -> None:
 
 
 def test_switch_is_found_by_its_broadcast(tmp_path: Path, mosquitto: Mosquitto) -> None:
-    host = f"127.79.{random.randrange(256)}.{random.randrange(1, 255)}"
-    switches = SimulatedSwitches(
-        [SwitchSpec("lamp", host=host, port=80)],  # those that announce themselves are at port 80
-        announce_to=("127.255.255.255", 7979),
-        announce_interval=0.2,
-    )
-    with contextlib.ExitStack() as running:
-        try:
-            running.enter_context(switches)
-        except PermissionError:
-            pytest.skip("port 80 is for root alone")
-        table = {"name": "lamp", "macAdress": switches["lamp"].mac, "interval": 0.2}
-        client = running.enter_context(MqttClient(mosquitto.host, mosquitto.port))
+    with announced_switch("lamp") as lamp, MqttClient(mosquitto.host, mosquitto.port) as client:
+        table = {"name": "lamp", "macAdress": lamp.mac, "interval": 0.2}
         tables = {"MQTT": mqtt_table(mosquitto.port), "MyStromSwitch": table}
-        running.enter_context(Script("plug_2_mqtt.py", write_config(tmp_path / "c.toml", tables)))
-        client.wait_for(state_topic("lamp", "power"), timeout=60)
+        with Script("plug_2_mqtt.py", write_config(tmp_path / "c.toml", tables)):
+            client.wait_for(state_topic("lamp", "power"), timeout=60)
 
 
 class TestSchedule:
