@@ -12,17 +12,30 @@ from typing import Any, NamedTuple
 
 from playwright.sync_api import ConsoleMessage, Page
 
+from demo.parts import REPOSITORY
 from tests.browser.parts import ButtonServer, GrafanaStandIn, Home
 
-# The button element of a Canvas panel, as Grafana saves it in a dashboard.
-CANVAS_BUTTON = {
-    "endpoint": "${button_url}/plugs/${plug}/relay",
-    "method": "POST",
-    "contentType": "application/json",
-    "data": '{"value": "${value}"}',
-    "queryParams": [],
-    "headerParams": [],
-}
+
+def shipped_buttons() -> list[dict[str, Any]]:
+    """Return what the buttons of our dashboards send: `api` of a Canvas panel's button element."""
+    found = []
+    queue: list[Any] = [
+        json.loads(path.read_text())
+        for path in (REPOSITORY / "grafana" / "dashboards").rglob("*.json")
+    ]
+    while queue:
+        match queue.pop():
+            case {"type": "button", "config": {"api": dict(api)}}:
+                found.append(api)
+            case dict(content):
+                queue += content.values()
+            case list(content):
+                queue += content
+    return found
+
+
+SHIPPED_BUTTONS = shipped_buttons()
+OFF_BUTTON = next(api for api in SHIPPED_BUTTONS if json.loads(api["data"]) == {"value": "open"})
 
 
 class Request(NamedTuple):
@@ -153,5 +166,5 @@ class Stage:
 
 
 def lamp_off(url: str, *, device_id: bool = True) -> Request:
-    """Return the request of a Canvas button that opens the lamp's relay."""
-    return core(CANVAS_BUTTON, device_id=device_id, button_url=url, plug="lamp", value="open")
+    """Return the request of a Canvas button of our dashboards that opens the lamp's relay."""
+    return core(OFF_BUTTON, device_id=device_id, button_url=url, plug="lamp")

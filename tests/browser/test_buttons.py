@@ -1,6 +1,7 @@
 """Every way to set up Grafana's buttons, pressed in a real browser.
 
-A page stands in for Grafana (tests/browser/stage.py). What shall work ends with the command seen
+The buttons are those of our dashboards; a page stands in for Grafana and sends what it would send
+(tests/browser/stage.py). What shall work ends with the command seen
 on the broker and the plug's relay moved; where the browser lets nothing through, nothing moves.
 """
 
@@ -9,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Error as PlaywrightError
@@ -24,18 +26,29 @@ from tests.browser.parts import (
     Site,
     tls_proxy,
 )
-from tests.browser.stage import CANVAS_BUTTON, Request, Stage, cloudspout, core, lamp_off, press
+from tests.browser.stage import (
+    OFF_BUTTON,
+    SHIPPED_BUTTONS,
+    Request,
+    Stage,
+    cloudspout,
+    core,
+    lamp_off,
+    press,
+)
 
 # --- The same scheme ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device_id", [True, False], ids=["grafana-10-to-13.2", "later"])
-def test_a_canvas_button_switches_over_http(
-    stage: Stage, open_page: OpenPage, *, device_id: bool
+@pytest.mark.parametrize("api", SHIPPED_BUTTONS, ids=lambda api: api["data"])
+def test_a_canvas_button_of_our_dashboards_switches_over_http(
+    stage: Stage, open_page: OpenPage, api: dict[str, Any], *, device_id: bool
 ) -> None:
     page = open_page(stage.page_url)
     url = f"http://pi:{stage.open_to_grafana.port}"
-    assert stage.has_switched(press(page, lamp_off(url, device_id=device_id)))
+    outcome = press(page, core(api, device_id=device_id, button_url=url, plug="lamp"))
+    assert stage.has_switched(outcome, json.loads(api["data"])["value"])
 
 
 def test_cloudspouts_button_switches_over_http_and_brings_cookies_in_vain(
@@ -53,7 +66,7 @@ def test_cloudspouts_button_switches_over_http_and_brings_cookies_in_vain(
 def test_a_button_with_its_value_in_the_query_switches(stage: Stage, open_page: OpenPage) -> None:
     """The editor of Canvas buttons leaves "{}" as the body."""
     page = open_page(stage.page_url)
-    api = CANVAS_BUTTON | {"queryParams": [["value", "open"]], "data": "{}"}
+    api = OFF_BUTTON | {"queryParams": [["value", "open"]], "data": "{}"}
     url = f"http://pi:{stage.open_to_grafana.port}"
     assert stage.has_switched(press(page, core(api, button_url=url, plug="lamp")))
 
@@ -78,8 +91,8 @@ def test_a_button_brings_the_token_in_a_header(
 def test_a_page_reads_why_nothing_was_switched(stage: Stage, open_page: OpenPage) -> None:
     page = open_page(stage.page_url)
     url = f"http://pi:{stage.open_to_grafana.port}"
-    nobody = core(CANVAS_BUTTON, button_url=url, plug="nobody", value="open")
-    freezer = core(CANVAS_BUTTON, button_url=url, plug="freezer", value="open")
+    nobody = core(OFF_BUTTON, button_url=url, plug="nobody")
+    freezer = core(OFF_BUTTON, button_url=url, plug="freezer")
     assert press(page, nobody)[:2] == (
         404,
         '{"error":"nobody: never seen on the broker","success":false}\n',
@@ -88,6 +101,16 @@ def test_a_page_reads_why_nothing_was_switched(stage: Stage, open_page: OpenPage
     assert outcome.status == 504
     assert "did not confirm" in outcome.body
     assert len(stage.house.moves()) == stage.moves_before
+
+
+def test_a_button_of_another_content_type_is_told_so(stage: Stage, open_page: OpenPage) -> None:
+    """A simple POST needs no permission of the server; it is not carried out either."""
+    page = open_page(stage.page_url)
+    request = lamp_off(f"http://pi:{stage.open_to_grafana.port}")
+    outcome = press(page, request.with_headers(Content_Type="text/plain"))
+    assert outcome.status == 415
+    assert "expected Content-Type: application/json" in outcome.body
+    assert stage.is_untouched()
 
 
 def test_a_server_that_does_not_expect_grafana_is_not_reached(
