@@ -359,7 +359,8 @@ class Broker:
         if reason_code.value == TAKEN_OVER:
             self._taken_over = True
             self._note_trouble(f"another program connects with our client_id {self.client_id!r}")
-        elif not self._stopping.is_set():
+        elif not (self._stopping.is_set() or (self._answered and self._client is None)):
+            # Not after a refusal, which is noted already.
             self._note_trouble(f"connection lost ({reason_code})")
 
     def _offer_older_protocol(self) -> None:
