@@ -1,4 +1,4 @@
-"""Run the whole chain on this machine: simulated switches, and everything else for real.
+"""Run the whole chain on this machine: simulated switches and sensors, everything else for real.
 
 On a terminal it shows what happens until Ctrl-C; otherwise, or with --seconds, it runs that long,
 presses a button, checks that every point arrived, and says so with its exit status.
@@ -23,6 +23,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.parts import HOST, InfluxDB1, Mosquitto, Script, write_config
 from demo.process import free_port, wait_until
+from demo.sensors import Network, Series
+from demo.stored import DATABASE, are_stored, points_by_switch, points_stored, samples_stored
 from demo.switches import SimulatedSwitches, SwitchSpec
 
 SWITCHES = [
@@ -35,7 +37,7 @@ SWITCHES = [
 PRESSED = "lamp"
 SCRIPTS = ("mqtt_2_influx.py", "plug_2_mqtt.py", "button_server.py")
 WRITER_ONLINE = f"@update/mqtt_2_influx-{socket.gethostname()}/monitoring/online"
-DATABASE = "energy"
+LORAWAN_TOPIC = "application/+/device/+/event/+"
 
 
 class Chain(NamedTuple):
@@ -48,6 +50,7 @@ class Chain(NamedTuple):
     scripts: list[Script]
     button_url: str
     listener: "Listener"
+    sensors: Network
 
 
 class Listener:
@@ -123,6 +126,7 @@ def running_chain(folder: Path) -> Iterator[Chain]:
                     for switch in switches.values()
                 ],
                 "ButtonServer": {"port": button_port},
+                "LoRaWAN": {"topics": [LORAWAN_TOPIC]},
             },
         )
         scripts = []
@@ -132,7 +136,8 @@ def running_chain(folder: Path) -> Iterator[Chain]:
             scripts[-1].wait_for_log("connected to broker")
         button_url = f"http://{HOST}:{button_port}"
         wait_until(lambda: _is_healthy(button_url), 15, "button server")
-        yield Chain(folder, switches, broker, database, scripts, button_url, listener)
+        sensors = stack.enter_context(Network(broker.host, broker.port))
+        yield Chain(folder, switches, broker, database, scripts, button_url, listener, sensors)
 
 
 def check(chain: Chain) -> int:
@@ -141,6 +146,7 @@ def check(chain: Chain) -> int:
     press_ms = press(chain)
     if press_ms is None:
         problems.append(f"the button for {PRESSED} did not move its relay")
+    chain.sensors.stop()
     # The writer is ended last: what is published until then is its to store.
     for script in (*chain.scripts[1:], chain.scripts[0]):
         ended = script.terminate()
@@ -155,8 +161,18 @@ def check(chain: Chain) -> int:
     silent = chain.switches.keys() - set(points_by_switch(chain.database))
     if silent:
         problems.append(f"no points of {', '.join(sorted(silent))}")
+    wanted = chain.sensors.delivered()
+    problems += [
+        f"{series.sensor.name}: not each {series.quantity} {series.channel} is stored once"
+        for series, samples in wanted.items()
+        if not are_stored(samples, samples_stored(chain.database, series))
+    ]
+    if not wanted:
+        problems.append("no sensor sent anything")
     print(f"messages published  {published}")
     print(f"points stored       {stored}")
+    print(f"sensor frames       {chain.sensors.sent}, of which lost {chain.sensors.lost}")
+    print(f"samples in them     {sum(map(len, wanted.values()))}, those repeated counted once")
     print(f"button to relay     {'failed' if press_ms is None else f'{press_ms:.0f} ms'}")
     print("\n".join(problems) if problems else "everything works")
     return 1 if problems else 0
@@ -184,6 +200,8 @@ def watch(chain: Chain, ended: threading.Event) -> None:
             relay = "on" if plug["relay"] == "close" else "off"
             power = "" if plug["power"] is None else f"{plug['power']:.1f} W"
             lines.append(f"{plug['name']:18}{relay:8}{power:>10}{stored.get(plug['name'], 0):>10}")
+        lines += ["", f"{'sensor':18}{'':8}{'newest':>10}{'samples':>10}"]
+        lines += [sensor_line(chain.database, series) for series in chain.sensors.delivered()]
         lines += [
             "",
             f"broker    {chain.broker.host}:{chain.broker.port}",
@@ -192,7 +210,7 @@ def watch(chain: Chain, ended: threading.Event) -> None:
             "",
             "Try, in another terminal:",
             f'  curl --json \'{{"value": "toggle"}}\' {chain.button_url}/plugs/{PRESSED}/relay',
-            f"  mosquitto_sub -p {chain.broker.port} -v -t '@update/#'",
+            f"  mosquitto_sub -p {chain.broker.port} -v -t '@update/#' -t '{LORAWAN_TOPIC}'",
             f"  influx -port {chain.database.port} -database {DATABASE} -execute 'SHOW SERIES'",
             "",
             "Ctrl-C ends everything and removes it.",
@@ -206,20 +224,12 @@ def watch(chain: Chain, ended: threading.Event) -> None:
                 raise SystemExit(f"{script.name} has ended:\n{script.log()}")
 
 
-def points_by_switch(database: InfluxDB1) -> dict[str, int]:
-    """Return how many points each switch, and each script, has in the database."""
-    rows = database.query("SELECT count(*) FROM /.*/ GROUP BY switch", DATABASE)
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["switch"]] = counts.get(row["switch"], 0) + sum(
-            count or 0 for key, count in row.items() if key.startswith("count_")
-        )
-    return counts
-
-
-def points_stored(database: InfluxDB1) -> int:
-    """Return how many points the database has."""
-    return sum(points_by_switch(database).values())
+def sensor_line(database: InfluxDB1, series: Series) -> str:
+    """Return what a sensor measured last, and how many samples of it are stored."""
+    stored = samples_stored(database, series)
+    newest = f"{stored[max(stored)]:.1f}" if stored else ""
+    name = f"{series.sensor.name}: {series.quantity} {series.channel}"
+    return f"{name:26}{newest:>10}{len(stored):>10}"
 
 
 def _is_healthy(button_url: str) -> bool:
