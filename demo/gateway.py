@@ -13,6 +13,7 @@ Specification, section 4; PROTOCOL.TXT of github.com/Lora-net/packet_forwarder.
 
 import argparse
 import base64
+import contextlib
 import re
 import secrets
 import socket
@@ -123,8 +124,8 @@ class Gateway:
                 self._take(self._socket.recv(MAX_DATAGRAM))
             except TimeoutError:
                 pass
-            except ConnectionRefusedError:  # its host answers (ICMP), nobody listens
-                time.sleep(0.5)
+            except ConnectionRefusedError:
+                time.sleep(0.1)  # nobody listens there; the datagrams count as unanswered
 
     def _ask(self, kind: int, content: bytes = b"") -> None:
         token = secrets.token_bytes(2)
@@ -133,10 +134,8 @@ class Gateway:
 
     def _send(self, kind: int, token: bytes, content: bytes) -> None:
         datagram = bytes([VERSION]) + token + bytes([kind]) + self._eui + content
-        try:
+        with contextlib.suppress(ConnectionRefusedError):  # of the one before; see serve_until
             self._socket.send(datagram)
-        except ConnectionRefusedError:
-            print("nobody listens at the server's port", file=sys.stderr)
 
     def _take(self, datagram: bytes) -> None:
         if len(datagram) < 4 or datagram[0] != VERSION:
