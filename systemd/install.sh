@@ -20,10 +20,11 @@ FILES=(plug_2_mqtt.py mqtt_2_influx.py button_server.py requirements.txt openene
     demo/setup.sh demo/install_packages.sh)
 # What each service was last started with: version_of.
 STARTED=$RELEASES/started
+release=
 consequence="Nothing has changed."
 
 main() {
-    local services=("$@") service release previous
+    local services=("$@") service previous
     trap at_exit EXIT
     ((EUID == 0)) || fail "Only root can install: sudo systemd/install.sh"
     [[ -d /run/systemd/system ]] || fail "This machine was not started by systemd."
@@ -40,20 +41,39 @@ main() {
 
     need_programs update-ca-certificates
     release=$RELEASES/$(content_id)
-    make_release "$release"
+    make_release
     put_configuration "${services[@]}"
     for service in "${services[@]}"; do
-        check "$service" "$release"
+        check "$service"
     done
     previous=$(readlink "$INSTALLED" || true)
+    consequence="Not every service runs the new version yet: run this again."
     switch_to "$release" "${services[@]}"
     start "${services[@]}" || go_back "$previous" "${services[@]}"
     find "$RELEASES" -mindepth 1 -maxdepth 1 ! -path "$release" ! -path "$STARTED" -exec rm -r {} +
 }
 
+# installed_services: prints those that start when the machine does.
+installed_services() {
+    local unit
+    [[ -L $INSTALLED ]] || return 0
+    for unit in "$UNITS"/multi-user.target.wants/{plug_2_mqtt,mqtt_2_influx{,@*},button_server}.service; do
+        [[ ! -L $unit ]] || basename "$unit" .service
+    done
+}
+
+# unit_of SERVICE: prints the name of its unit file.
+unit_of() {
+    case $1 in
+        mqtt_2_influx@?*) echo mqtt_2_influx@.service ;;
+        *) echo "$1.service" ;;
+    esac
+}
+
 # at_exit: says what a failure means for what is installed.
 at_exit() {
     (($? == 0)) || echo "That failed. $consequence" >&2
+    [[ -e $release/complete ]] || rm -rf "$release"
 }
 
 # content_id: prints a name for this version: of its files, and of the Python it will run on.
@@ -66,9 +86,9 @@ digest() {
     find "$@" -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
 }
 
-# make_release FOLDER: puts the project there, with its venv.
+# make_release: puts the project into the folder $release, with its venv.
 make_release() {
-    local release=$1 script
+    local script
     [[ ! -e $release/complete ]] || return 0
     step "Copying the project to $release"
     rm -rf "$release"
@@ -115,10 +135,11 @@ put_configuration() {
     done
 }
 
-# check SERVICE RELEASE: tries its connections, with the same rights as the service will have.
+# check SERVICE: has the new version try its connections, with the rights the service will have.
 check() {
-    local service=$1 release=$2 name=openenergy_check-$$ report output status=0 properties
+    local service=$1 name=openenergy_check-$$ configuration report properties output status=
     step "Checking $service"
+    configuration=$(configuration_of "$service")
     report=$(mktemp /run/openenergy.XXXXXX)
     mapfile -t properties < <(
         sed --quiet '/^\[Service\]/,/^\[Install\]/p' "$release/systemd/$(unit_of "$service")" |
@@ -127,18 +148,19 @@ check() {
     )
     output=$(systemd-run --quiet --unit="$name" --property=Type=oneshot "${properties[@]}" \
         --property=StandardOutput="append:$report" --property=StandardError="append:$report" \
-        "$release/.venv/bin/python" "$release/${service%@*}.py" --check 2>&1) || {
+        "$release/.venv/bin/python" "$release/${service%@*}.py" --check 2>&1) ||
         status=$(systemctl show --property=ExecMainStatus --value "$name")
-        ((status)) || fail "$output"
-        systemctl reset-failed "$name"
-    }
+    systemctl reset-failed "$name" 2>/dev/null || true
     # The configuration goes by its own name, not by that of systemd's copy.
-    sed "/LoadCredential=/d; s|/run/credentials/$name.service/credentials.toml|$(
-        configuration_of "$service"
-    )|; s/^/  /" "$report"
+    sed "/LoadCredential=/d; s|/run/credentials/$name.service/credentials.toml|$configuration|; s/^/  /" \
+        "$report"
     rm "$report"
-    ((status != 1)) || step "  The service will try again until it answers."
-    ((status != 78)) || fail "Correct $(configuration_of "$service"), then run this again."
+    case $status in
+        "") ;;
+        1) step "  The service will try again until it answers." ;;
+        78) fail "Correct $configuration, then run this again." ;;
+        *) fail "$output" ;;
+    esac
 }
 
 # switch_to RELEASE SERVICE...: makes it the installed one.
@@ -167,7 +189,7 @@ version_of() {
 # start SERVICE...: starts those that do not run what is installed; fails if one does not stay.
 start() {
     local service version
-    systemctl enable --quiet "$@"
+    systemctl enable --quiet "$@" || return
     for service in "$@"; do
         version=$(version_of "$service")
         if systemctl is-active --quiet "$service" &&

@@ -140,6 +140,6 @@ def boot(
     yield boot_machine
     for machine in machines:
         if machine.running:
-            print(machine.run("journalctl", "--no-pager", "--priority=notice").stdout)
+            print(machine.run("journalctl", "--quiet", "--no-pager", "--priority=notice").stdout)
         machine.stop()
     shutil.rmtree(tmp_path / "machine", ignore_errors=True)

@@ -40,7 +40,7 @@ def obstacle() -> str | None:
         probe = _cgroup("probe")
         probe.mkdir()
         probe.rmdir()
-    except (OSError, StopIteration) as error:
+    except OSError as error:
         return f"no control group can be made: {error}"
     made = subprocess.run(
         ["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "true"],
@@ -52,11 +52,13 @@ def obstacle() -> str | None:
 
 
 def _cgroup(name: str) -> Path:
-    """Return the folder of a control group (version 2) below our own."""
+    """Return the folder of a control group (version 2) below our own; OSError if there is none."""
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    mount_point = next(target for _, target, kind, *_ in mounts if kind == "cgroup2")
     groups = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
-    own = next(path for number, _, path in groups if number == "0")
+    mount_point = next((target for _, target, kind, *_ in mounts if kind == "cgroup2"), None)
+    own = next((path for number, _, path in groups if number == "0"), None)
+    if mount_point is None or own is None:
+        raise FileNotFoundError("cgroup2 is not mounted")
     return Path(mount_point, own.lstrip("/"), f"openenergy-{os.getpid()}-{name}")
 
 

@@ -63,7 +63,9 @@ def test_hung_services_are_restarted_by_the_watchdog(
     processes = send(machine, signal.SIGSTOP)
     for name, process in processes.items():
         wait_for_restart(machine, name, process)
-        assert "Watchdog timeout (limit 2s)!" in machine.journal(name)
+        journal = machine.journal(name)
+        assert "Watchdog timeout (limit 2s)!" in journal
+        assert "in serve_until" in journal  # where each thread was
     surroundings.wait_for_points(more=1)
     # It is fed while they work: nobody is restarted now.
     restarts = [machine.show(name, "NRestarts") for name in SERVICES]
