@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol
 
@@ -94,7 +95,7 @@ def line_head(measurement: str, tags: dict[str, str], field: str) -> str:
 
     Raises PayloadError for a measurement or a field without a name.
     """
-    return f"{series(measurement, tags)} {_name(field, ', =')}="
+    return f"{series(measurement, tags)} {_field(field)}="
 
 
 def line(head: str, value: float, time_ms: int) -> str:
@@ -107,8 +108,13 @@ def line_of_fields(its_series: str, fields: dict[str, float], time_ms: int) -> s
 
     Raises PayloadError for a field without a name.
     """
-    pairs = ",".join(f"{_name(key, ', =')}={value!r}" for key, value in fields.items())
+    pairs = ",".join([f"{_field(key)}={value!r}" for key, value in fields.items()])
     return f"{its_series} {pairs} {time_ms}"
+
+
+@lru_cache(maxsize=1000)
+def _field(name: str) -> str:
+    return _name(name, ", =")
 
 
 def _name(text: str, special: str) -> str:
