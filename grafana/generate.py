@@ -1,4 +1,4 @@
-"""Write the dashboards and the continuous queries: `python -m grafana.generate [PLUG...]`.
+"""Write dashboards, alerts and continuous queries: `python -m grafana.generate [PLUG...]`.
 
 With names of plugs, the dashboard "Now" has buttons for each of them, else for the one that is
 chosen on top.
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from grafana.source import chain, energy, lorawan, now, plug, queries
+from grafana.source import alerts, chain, energy, lorawan, now, plug, queries
 from grafana.source.panels import Json
 from openenergy import topics
 
@@ -42,24 +42,29 @@ def statements() -> Iterator[tuple[str, list[str]]]:
 def files(plugs: Sequence[str] = ()) -> dict[Path, str]:
     """Return every generated file with its content."""
     texts = {
-        FOLDER / "dashboards" / f"{name}.json": json.dumps(content, indent=2) + "\n"
+        FOLDER / "dashboards" / f"{name}.json": _json(content)
         for name, content in dashboards(plugs).items()
     }
+    texts[FOLDER / "provisioning" / "alerting" / "openenergy.json"] = _json(alerts.build())
     for name, lines in statements():
         texts[FOLDER / "aggregation" / name] = "\n".join(lines) + "\n"
     return texts
 
 
+def _json(content: Json) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(prog="python -m grafana.generate", description=__doc__)
+    parser = argparse.ArgumentParser("python -m grafana.generate", description=__doc__)
     parser.add_argument("plugs", metavar="PLUG", nargs="*", help="name of a plug with buttons")
     arguments = parser.parse_args()
     for name in arguments.plugs:
         if not topics.is_name(name):
             parser.error(f"{name!r}: a plug's name is {topics.NAME_EXPECTED}")
     for path, text in files(arguments.plugs).items():
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 

@@ -42,42 +42,8 @@ def build() -> Json:
         [
             *(_period(*period, price=False) for period in PERIODS),
             *(_period(*period, price=True) for period in PERIODS),
-            columns(
-                "Energy by day",
-                target(queries.daily_energy(), "$tag_switch"),
-                unit="kwatth",
-                decimals=2,
-                interval="1d",
-            ),
-            columns(
-                "Cost by day, ${currency}",
-                target(queries.daily_energy(price=True), "$tag_switch"),
-                decimals=2,
-                interval="1d",
-            ),
-            columns(
-                "Energy by day, 30 days before",
-                target(queries.daily_energy(by_switch=False), "all plugs"),
-                size=(24, 6),
-                unit="kwatth",
-                decimals=2,
-                interval="1d",
-                timeShift="30d",
-                description="To compare with the days above, when these are the last 30.",
-            ),
-            bars(
-                "Ranking: energy in the time shown",
-                target(queries.energy(by_switch=True), "$tag_switch"),
-                unit="kwatth",
-                decimals=2,
-                **SORTED,
-            ),
-            bars(
-                "Ranking: cost in the time shown, ${currency}",
-                target(queries.energy(price=True, by_switch=True), "$tag_switch"),
-                decimals=2,
-                **SORTED,
-            ),
+            *_by_day(),
+            *_ranking(),
             *_standby(),
         ],
         variables=[SWITCH, PRICE, CURRENCY, ZONE, BILLING_DAY],
@@ -119,6 +85,52 @@ def _period(title: str, time_from: str | None, shift: str | None, *, price: bool
         **unit,
         **override,
     )
+
+
+def _by_day() -> list[Json]:
+    return [
+        columns(
+            "Energy by day",
+            target(queries.daily_energy(), "$tag_switch"),
+            unit="kwatth",
+            decimals=2,
+            interval="1d",
+        ),
+        columns(
+            "Cost by day, ${currency}",
+            target(queries.daily_energy(price=True), "$tag_switch"),
+            decimals=2,
+            interval="1d",
+        ),
+        columns(
+            "Energy by day, 30 days before",
+            target(queries.daily_energy(by_switch=False), "all plugs"),
+            size=(24, 6),
+            unit="kwatth",
+            decimals=2,
+            interval="1d",
+            timeShift="30d",
+            description="To compare with the days above, when these are the last 30.",
+        ),
+    ]
+
+
+def _ranking() -> list[Json]:
+    return [
+        bars(
+            "Ranking: energy in the time shown",
+            target(queries.energy(by_switch=True), "$tag_switch"),
+            unit="kwatth",
+            decimals=2,
+            **SORTED,
+        ),
+        bars(
+            "Ranking: cost in the time shown, ${currency}",
+            target(queries.energy(price=True, by_switch=True), "$tag_switch"),
+            decimals=2,
+            **SORTED,
+        ),
+    ]
 
 
 def _standby() -> list[Json]:

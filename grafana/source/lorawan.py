@@ -16,8 +16,8 @@ from grafana.source.panels import (
 )
 
 SENSOR = query_variable("sensor", "Sensors", 'SHOW TAG VALUES FROM "lorawan" WITH KEY = "sensor"')
-CHANNEL = ', "channel"'
-NAMED = "$tag_sensor $tag_channel"
+CHANNELS = '"sensor", "channel"'
+OF_CHANNEL = "$tag_sensor $tag_channel"
 
 
 def build() -> Json:
@@ -26,65 +26,15 @@ def build() -> Json:
         "lorawan",
         "LoRaWAN",
         [
-            *(
-                lines(
-                    title,
-                    target(queries.of_sensors(quantity, more=CHANNEL), NAMED),
-                    size=(8, 8),
-                    unit=unit,
-                    interval="10m",
-                )
-                for title, quantity, unit in (
-                    ("Temperature", "temperature", "celsius"),
-                    ("Humidity", "humidity", "humidity"),
-                    ("CO2", "co2", "ppm"),
-                )
-            ),
-            *(
-                columns(
-                    f"Meters by {name}, ${{pulse_unit}}",
-                    target(
-                        queries.increments(
-                            "pulses",
-                            queries.SENSORS,
-                            '"sensor", "channel"',
-                            every,
-                            " * $pulse_value",
-                        ),
-                        NAMED,
-                    ),
-                    interval=every,
-                    description="What the pulses counted, times the value of a pulse.",
-                )
-                for name, every in (("hour", "1h"), ("day", "1d"))
-            ),
-            lines(
-                "Battery",
-                target(queries.of_sensors("battery", "last"), "$tag_sensor"),
-                size=(12, 8),
-                unit="volt",
-                interval="1h",
-            ),
-            timeline(
-                "Battery low",
-                target(queries.of_sensors("battery_low", "max", "none"), "$tag_sensor"),
-                size=(12, 8),
-                mappings=((0, "good", "green"), (1, "low", "red")),
-                interval="1h",
-            ),
-            *(
-                lines(title, target(query, alias), size=(8, 8), unit=unit, interval="10m")
-                for title, query, alias, unit in (
-                    ("RSSI", queries.link("rssi", "mean", "sensor"), "$tag_sensor", "dBm"),
-                    ("SNR", queries.link("snr", "mean", "sensor"), "$tag_sensor", "dB"),
-                    (
-                        "RSSI by gateway",
-                        queries.link("rssi", "mean", "gateway"),
-                        "$tag_gateway",
-                        "dBm",
-                    ),
-                )
-            ),
+            _climate("Temperature", "temperature", "celsius"),
+            _climate("Humidity", "humidity", "humidity"),
+            _climate("CO2", "co2", "ppm"),
+            _meters("hour", "1h"),
+            _meters("day", "1d"),
+            *_batteries(),
+            _link("RSSI", "rssi", "sensor", "dBm"),
+            _link("SNR", "snr", "sensor", "dB"),
+            _link("RSSI by gateway", "rssi", "gateway", "dBm"),
             columns(
                 "Frames received by gateway, by hour",
                 target(queries.frames_by_gateway(), "$tag_gateway"),
@@ -92,21 +42,7 @@ def build() -> Json:
                 interval="1h",
                 description="Each frame with the gateway that heard it best.",
             ),
-            table(
-                "Sensors",
-                target(queries.last_frames(), table=True),
-                key="sensor",
-                size=(12, 8),
-                overrides=[
-                    override("Time", displayName="Last frame", unit="dateTimeFromNow"),
-                    override("sensor", displayName="Sensor"),
-                    override("frame", displayName="Frame counter"),
-                    override("gateways", displayName="Gateways"),
-                    override("spreading_factor", displayName="Spreading factor"),
-                    override("rssi", displayName="RSSI", unit="dBm"),
-                    override("snr", displayName="SNR", unit="dB"),
-                ],
-            ),
+            _sensors(),
         ],
         variables=[
             SENSOR,
@@ -117,4 +53,61 @@ def build() -> Json:
         time_from="now-7d",
         refresh="5m",
         description="Climate, meters, batteries and links of LoRaWAN sensors",
+    )
+
+
+def _climate(title: str, quantity: str, unit: str) -> Json:
+    query = queries.of_sensors(quantity, more=', "channel"')
+    return lines(title, target(query, OF_CHANNEL), size=(8, 8), unit=unit, interval="10m")
+
+
+def _meters(name: str, every: str) -> Json:
+    query = queries.increments("pulses", queries.SENSORS, CHANNELS, every, " * $pulse_value")
+    return columns(
+        f"Meters by {name}, ${{pulse_unit}}",
+        target(query, OF_CHANNEL),
+        interval=every,
+        description="What the pulses counted, times the value of a pulse.",
+    )
+
+
+def _batteries() -> list[Json]:
+    return [
+        lines(
+            "Battery",
+            target(queries.of_sensors("battery", "last"), "$tag_sensor"),
+            size=(12, 8),
+            unit="volt",
+            interval="1h",
+        ),
+        timeline(
+            "Battery low",
+            target(queries.of_sensors("battery_low", "max", "none"), "$tag_sensor"),
+            size=(12, 8),
+            mappings=((0, "good", "green"), (1, "low", "red")),
+            interval="1h",
+        ),
+    ]
+
+
+def _link(title: str, field: str, tag: str, unit: str) -> Json:
+    query = queries.link(field, "mean", tag)
+    return lines(title, target(query, f"$tag_{tag}"), size=(8, 8), unit=unit, interval="10m")
+
+
+def _sensors() -> Json:
+    return table(
+        "Sensors",
+        target(queries.last_frames(), table=True),
+        key="sensor",
+        size=(12, 8),
+        overrides=[
+            override("Time", displayName="Last frame", unit="dateTimeFromNow"),
+            override("sensor", displayName="Sensor"),
+            override("frame", displayName="Frame counter"),
+            override("gateways", displayName="Gateways"),
+            override("spreading_factor", displayName="Spreading factor"),
+            override("rssi", displayName="RSSI", unit="dBm"),
+            override("snr", displayName="SNR", unit="dB"),
+        ],
     )

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from grafana.source import queries
+from grafana.source import curves, queries
 from grafana.source.panels import (
     ON_OFF,
     ONLINE,
     Json,
     bars,
     dashboard,
-    lines,
     override,
     panel,
     query_variable,
@@ -54,7 +53,7 @@ def build(plugs: Sequence[str]) -> Json:
             ),
             buttons(plugs or ["${plug}"]),
             states(),
-            lines("Power", target(queries.over_time("power"), "$tag_switch"), unit="watt"),
+            curves.power("Power over time"),
         ],
         variables=[SWITCH, button_url, *([] if plugs else [PLUG])],
         time_from="now-15m",
@@ -114,8 +113,6 @@ def buttons(plugs: Sequence[str]) -> Json:
         "inlineEditing": False,
         "showAdvancedTypes": True,
         "panZoom": False,
-        "zoomToContent": False,
-        "tooltip": {"mode": "none", "disableForOneClick": False},
         "root": {
             "type": "frame",
             "name": "root",

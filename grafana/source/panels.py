@@ -170,7 +170,7 @@ def table(
     options = {"showHeader": True, "cellHeight": "sm"}
     result = panel("table", title, targets, size=size, options=options, **more)
     result["fieldConfig"]["overrides"] = list(overrides)
-    if len(targets) > 1:
+    if len(targets) > 1 and "transformations" not in more:
         join = {"byField": key, "mode": "outer"}
         result["transformations"] = [{"id": "joinByField", "options": join}]
     return result

@@ -1,6 +1,7 @@
 """Dashboard "Plug": one plug, or several, in detail."""
 
-from grafana.source import queries
+from grafana.source import curves, queries
+from grafana.source.curves import over_any_time
 from grafana.source.energy import ZONE
 from grafana.source.now import SWITCH
 from grafana.source.panels import (
@@ -13,9 +14,7 @@ from grafana.source.panels import (
     target,
     timeline,
 )
-
-# Of the minutes that were measured; an outage takes no part in it.
-MEAN_POWER = 'sum("consumption") * 60 / sum("minutes")'
+from grafana.source.queries import MAX_DATA_POINTS
 
 
 def build() -> Json:
@@ -23,67 +22,7 @@ def build() -> Json:
     return dashboard(
         "plug",
         "Plug",
-        [
-            lines("Power", *_both("power", MEAN_POWER), unit="watt"),
-            lines(
-                "Least and greatest power",
-                target(queries.over_time("power", "min"), "$tag_switch least", ref="A"),
-                target(queries.over_time("power", "max"), "$tag_switch greatest", ref="B"),
-                target(queries.over_long_time('min("power_min")'), "$tag_switch least", ref="C"),
-                target(queries.over_long_time('max("power_max")'), "$tag_switch greatest", ref="D"),
-                size=(12, 8),
-                unit="watt",
-                description="Of single readings; from quarter hours on of the means of minutes.",
-            ),
-            lines(
-                "Average power, as the plug counts it",
-                *_both("average_power", MEAN_POWER),
-                size=(12, 8),
-                unit="watt",
-                description="The mean between two readings; long ranges show the mean power.",
-            ),
-            timeline(
-                "Relay",
-                *_both("relay", 'max("on_hours") * 4', function="last", fill="none"),
-                mappings=ON_OFF,
-                limits=[(0.01, "green")],
-                description="In long ranges on means: at times within the quarter of an hour.",
-            ),
-            lines(
-                "Temperature",
-                *_both("temperature", 'mean("temperature")'),
-                size=(12, 8),
-                unit="celsius",
-            ),
-            columns(
-                "Hours on, by day",
-                target(queries.on_hours(daily=True), "$tag_switch"),
-                size=(12, 8),
-                unit="h",
-                decimals=1,
-                interval="1d",
-            ),
-            bars(
-                "Hours on in the time shown",
-                target(queries.on_hours(), "$tag_switch"),
-                size=(12, 6),
-                unit="h",
-                decimals=1,
-            ),
-            columns(
-                "Meter of the plug, Wh by hour (firmware 4)",
-                target(
-                    queries.increments(
-                        "energy", f"{queries.DETAIL} AND {queries.PLUGS}", '"switch"', "1h"
-                    ),
-                    "$tag_switch",
-                ),
-                size=(12, 6),
-                unit="watth",
-                interval="10s",
-                description="To check the power against; for ranges up to some days.",
-            ),
-        ],
+        [curves.power("Power"), *_measured(), *_hours_on(), _meter()],
         variables=[SWITCH, ZONE],
         time_from="now-24h",
         refresh="1m",
@@ -91,11 +30,71 @@ def build() -> Json:
     )
 
 
-def _both(
-    quantity: str, expression: str, *, function: str = "mean", fill: str = "null"
-) -> tuple[Json, Json]:
-    """Return targets for short and for long ranges; only one of them has rows."""
-    return (
-        target(queries.over_time(quantity, function, fill), "$tag_switch", ref="A"),
-        target(queries.over_long_time(expression, fill), "$tag_switch", ref="B"),
+def _measured() -> list[Json]:
+    return [
+        lines(
+            "Least and greatest power",
+            target(queries.over_time("power", "min"), "$tag_switch least", ref="A"),
+            target(queries.over_time("power", "max"), "$tag_switch greatest", ref="B"),
+            target(queries.over_long_time('min("power_min")'), "$tag_switch least", ref="C"),
+            target(queries.over_long_time('max("power_max")'), "$tag_switch greatest", ref="D"),
+            size=(12, 8),
+            unit="watt",
+            maxDataPoints=MAX_DATA_POINTS,
+            description="Of single readings; in long ranges of the means of minutes.",
+        ),
+        lines(
+            "Average power, as the plug counts it",
+            *over_any_time("average_power", 'mean("average_power")'),
+            size=(12, 8),
+            unit="watt",
+            maxDataPoints=MAX_DATA_POINTS,
+            description="The mean between two readings.",
+        ),
+        timeline(
+            "Relay",
+            *over_any_time("relay", 'ceil(max("on_hours"))', function="last", fill="none"),
+            mappings=ON_OFF,
+            maxDataPoints=MAX_DATA_POINTS,
+            description="In long ranges on means: at some time within the column.",
+        ),
+        lines(
+            "Temperature",
+            *over_any_time("temperature", 'mean("temperature")'),
+            size=(12, 8),
+            unit="celsius",
+            maxDataPoints=MAX_DATA_POINTS,
+        ),
+    ]
+
+
+def _hours_on() -> list[Json]:
+    return [
+        columns(
+            "Hours on, by day",
+            target(queries.on_hours(daily=True), "$tag_switch"),
+            size=(12, 8),
+            unit="h",
+            decimals=1,
+            interval="1d",
+        ),
+        bars(
+            "Hours on in the time shown",
+            target(queries.on_hours(), "$tag_switch"),
+            size=(12, 6),
+            unit="h",
+            decimals=1,
+        ),
+    ]
+
+
+def _meter() -> Json:
+    short_ranges = f"{queries.DETAIL} AND {queries.PLUGS}"
+    return columns(
+        "Meter of the plug, Wh by hour (firmware 4)",
+        target(queries.increments("energy", short_ranges, '"switch"', "1h"), "$tag_switch"),
+        size=(12, 6),
+        unit="watth",
+        maxDataPoints=MAX_DATA_POINTS,
+        description="To check the power against; for ranges of up to two days.",
     )

@@ -13,12 +13,17 @@ from openenergy.topics import UNITS
 # What the continuous queries write for each switch every quarter of an hour. Days begin on one in
 # every time zone.
 QUARTER_HOUR: Final = "quarter_hour"
-# Panels read the plugs' own readings up to this width of a column on the screen (about four days
-# on a whole row), and quarter hours from there on. InfluxDB sees two numbers to compare and reads
-# nothing for the side that is false.
-DETAIL_MS: Final = 300_000
+# A panel of this many columns reads the plugs' own readings in ranges of up to two days and a half,
+# and quarter hours in longer ones, when a column is at least as wide. Grafana writes two numbers to
+# compare into the query, and for one that is false InfluxDB reads nothing.
+MAX_DATA_POINTS: Final = 300
+DETAIL_MS: Final = 900_000
+GAPS_MS: Final = 90_000
 DETAIL: Final = f"$__interval_ms < {DETAIL_MS}"
 OVERVIEW: Final = f"$__interval_ms >= {DETAIL_MS}"
+
+# Of the minutes that were measured: an outage takes no part in it.
+MEAN_POWER: Final = 'sum("consumption") * 60 / sum("minutes")'
 
 PLUGS: Final = '"switch" =~ /^$switch$/ AND $timeFilter'
 SENSORS: Final = '"sensor" =~ /^$sensor$/ AND $timeFilter'
@@ -30,9 +35,9 @@ AGGREGATES: Final = {
         ' count("m") * 1.0 AS "minutes"'
     ),
     "relay": 'sum("m") / 60 AS "on_hours"',
+    "average_power": 'mean("m") AS "average_power"',
     "temperature": 'mean("m") AS "temperature"',
 }
-FIELDS: Final = ("consumption", "power_min", "power_max", "minutes", "on_hours", "temperature")
 
 
 def quarter_hours(source: str, condition: str = "", into: str = QUARTER_HOUR) -> str:
@@ -142,14 +147,14 @@ def on_hours(*, daily: bool = False) -> str:
 def increments(quantity: str, condition: str, tags: str, every: str, factor: str = "") -> str:
     """Return a query for what a counter counted in each `every`.
 
-    The step from one sample to the next belongs to the later one; the step back of a counter that
-    starts again counts nothing.
+    The step from one sample to the next (of different minutes) belongs to the later one; the step
+    back of a counter that starts again counts nothing.
     """
     zone = " tz('$tz')" if every.endswith("d") else ""
     return (
         f'SELECT sum("step"){factor} FROM ('
-        f'SELECT non_negative_difference("{quantity}") AS "step" FROM "{quantity}"'
-        f" WHERE {condition} GROUP BY {tags}"
+        f'SELECT non_negative_difference(last("{quantity}")) AS "step" FROM "{quantity}"'
+        f" WHERE {condition} GROUP BY time(1m), {tags} fill(none)"
         f") WHERE $timeFilter GROUP BY time({every}), {tags} fill(none){zone}"
     )
 
@@ -179,19 +184,31 @@ def readings_per_minute() -> str:
 
 
 def minutes_missing() -> str:
-    """Return a query for the minutes of each quarter hour that have no reading of the power."""
+    """Return a query for the minutes of each hour that have no reading of the power."""
     return (
-        f'SELECT 15 - sum("minutes") FROM "{QUARTER_HOUR}" WHERE {PLUGS}'
-        ' GROUP BY time(15m), "switch" fill(none)'
+        f'SELECT 60 - sum("minutes") FROM "{QUARTER_HOUR}" WHERE {PLUGS}'
+        ' GROUP BY time(1h), "switch" fill(0)'
     )
 
 
 def gaps() -> str:
-    """Return a query for when and how long, in s, a switch had no reading for over a minute."""
+    """Return a query for when and how long, in s, a switch had no reading for over a minute.
+
+    In ranges of up to six hours: it has to look at every single reading.
+    """
     return (
-        'SELECT "gap" FROM ('
-        f'SELECT elapsed("relay", 1s) AS "gap" FROM "relay" WHERE {PLUGS} GROUP BY "switch"'
+        'SELECT "gap" FROM (SELECT elapsed("relay", 1s) AS "gap" FROM "relay"'
+        f' WHERE $__interval_ms < {GAPS_MS} AND {PLUGS} GROUP BY "switch"'
         ') WHERE "gap" > 60 AND $timeFilter GROUP BY "switch"'
+    )
+
+
+def long_gaps() -> str:
+    """Return a query for when and how long, in s, a switch had no quarter hours, in any range."""
+    return (
+        f'SELECT "gap" - 900 AS "gap" FROM (SELECT elapsed("minutes", 1s) AS "gap"'
+        f' FROM "{QUARTER_HOUR}" WHERE $__interval_ms >= {GAPS_MS} AND {PLUGS} GROUP BY "switch"'
+        ') WHERE "gap" > 900 AND $timeFilter GROUP BY "switch"'
     )
 
 

@@ -1,0 +1,212 @@
+"""kWh, money, standby and hours as the panels get them, against sums made by hand.
+
+The household (household.py) in Wh: the fridge uses 60 an hour, the TV 61 (half an hour at 120 W,
+half at 2 W). The 28th has an outage of the fridge's readings of two hours, the 29th has 23 hours,
+and 26 October has 25. On the 30th it is 12:08: the fridge has 12 x 60 + 8 = 728, the TV
+12 x 61 + 8 x 2 = 748.
+"""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from grafana.generate import FOLDER
+from grafana.source import queries
+from tests.grafana import expand, household
+from tests.grafana.conftest import DATABASE, Household
+from tests.grafana.expand import Query, Value
+
+FRIDGE = {25: 1440, 26: 1500, 27: 1440, 28: 22 * 60, 29: 23 * 60, 30: 728}
+TV = {25: 24 * 61, 26: 25 * 61, 27: 24 * 61, 28: 24 * 61, 29: 23 * 61, 30: 748}
+DAYS = {day: FRIDGE[day] + TV[day] for day in FRIDGE}
+OTHER_HOUR = 60  # of 10 February and of 10 March the year before
+PRICE = 0.25
+
+
+def query_of(
+    name: str,
+    title: str,
+    *,
+    ref: str = "A",
+    now: datetime = household.NOW,
+    shown: str = "",
+    **values: Value,
+) -> Query:
+    """Return a query of a panel, for all plugs unless `values` say otherwise."""
+    dashboard = json.loads((FOLDER / "dashboards" / f"{name}.json").read_text())
+    all_values: dict[str, Value] = {"price": str(PRICE), **values}
+    found = expand.dashboard_queries(dashboard, now, all_values, shown)
+    (query,) = (each for each in found if each.source.endswith(f"/ {title} / {ref}"))
+    return query
+
+
+PERIODS = [
+    ("Today", DAYS[30]),
+    ("Yesterday", DAYS[29]),
+    # 11 hours (one is missing this day) and the quarter of an hour that holds 12:08.
+    ("Yesterday until now", 11 * 121 + 15 + 30),
+    ("This month", DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]),
+    ("Last month until now", OTHER_HOUR),
+    ("This year", OTHER_HOUR + DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]),
+    ("Last year until now", OTHER_HOUR),
+    ("In the time shown", DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]),
+]
+
+
+@pytest.mark.parametrize(("title", "watt_hours"), PERIODS)
+def test_energy_and_cost_of_a_period(home: Household, title: str, watt_hours: float) -> None:
+    energy = home.numbers(query_of("energy", title).expanded)
+    cost = home.numbers(query_of("energy", f"{title}, ${{currency}}").expanded)
+    assert energy == [pytest.approx(watt_hours / 1000)]
+    assert cost == [pytest.approx(watt_hours / 1000 * PRICE)]
+
+
+@pytest.mark.parametrize(
+    ("billing_day", "watt_hours"),
+    [
+        (1, DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]),
+        (28, DAYS[28] + DAYS[29] + DAYS[30]),
+        (11, DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]),
+    ],
+)
+def test_month_begins_on_the_billing_day(
+    home: Household, billing_day: int, watt_hours: float
+) -> None:
+    query = query_of("energy", "This month", billing_day=str(billing_day - 1))
+    assert query.range.begin == household.local(2026, 3, billing_day)
+    assert home.numbers(query.expanded) == [pytest.approx(watt_hours / 1000)]
+
+
+def test_month_of_the_bill_before_its_day_begins_in_the_month_before() -> None:
+    now = household.local(2026, 3, 9, 8)
+    query = query_of("energy", "This month", now=now, billing_day="14")
+    assert query.range.begin == household.local(2026, 2, 15)
+
+
+def test_energy_of_one_plug(home: Household) -> None:
+    query = query_of("energy", "Yesterday", switch="my.tv-1")
+    assert home.numbers(query.expanded) == [pytest.approx(TV[29] / 1000)]
+
+
+def daily(home: Household, query: Query) -> dict[str, list[tuple[datetime, Any]]]:
+    return {
+        each.tags["switch"]: [
+            (datetime.fromtimestamp(time / 1000, household.ZONE), pytest.approx(value))
+            for time, value in each.values
+        ]
+        for each in home.ask(query.expanded)
+    }
+
+
+def test_day_of_23_hours_and_day_with_an_outage(home: Household) -> None:
+    days = [27, 28, 29, 30]
+    expected = {
+        name: [(household.local(2026, 3, day), each[day] / 1000) for day in days]
+        for name, each in (("fridge", FRIDGE), ("my.tv-1", TV))
+    }
+    query = query_of("energy", "Energy by day")
+    found = daily(home, query)
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_day_of_25_hours(home: Household) -> None:
+    now = household.local(2025, 10, 27)
+    found = daily(home, query_of("energy", "Energy by day", now=now, shown="now-2d"))
+    expected = {
+        name: [(household.local(2025, 10, day), each[day] / 1000) for day in (25, 26)]
+        for name, each in (("fridge", FRIDGE), ("my.tv-1", TV))
+    }
+    assert found == expected
+
+
+def test_cost_by_day(home: Household) -> None:
+    found = daily(home, query_of("energy", "Cost by day, ${currency}", shown="now-3d/d"))
+    assert [value for _, value in found["fridge"]] == [
+        pytest.approx(FRIDGE[day] / 1000 * PRICE) for day in (27, 28, 29, 30)
+    ]
+
+
+def test_standby_is_what_is_drawn_at_least(home: Household) -> None:
+    watts = {
+        each.tags["switch"]: each.values[0][-1]
+        for each in home.ask(query_of("energy", "Standby power").expanded)
+    }
+    assert watts == {"fridge": 60, "my.tv-1": 2}
+    assert home.numbers(query_of("energy", "Standby of all").expanded) == [62]
+    cost = home.numbers(query_of("energy", "Standby in a year, ${currency}").expanded)
+    assert cost == [pytest.approx(62 * 24 * 365.25 / 1000 * PRICE)]
+
+
+def test_power_now(home: Household) -> None:
+    assert home.numbers(query_of("now", "Total power").expanded) == [60 + 120]
+
+
+def test_hours_on(home: Household) -> None:
+    found = daily(home, query_of("plug", "Hours on, by day", shown="now-3d/d"))
+    assert [value for _, value in found["my.tv-1"]] == [12, 12, 11.5, pytest.approx(6 + 8 / 60)]
+    assert [value for _, value in found["fridge"]] == [24, 22, 23, pytest.approx(12 + 8 / 60)]
+
+
+def test_long_range_shows_the_mean_of_what_was_measured(home: Household) -> None:
+    """The fridge draws 60 W whenever it is measured: an outage must not lower its mean."""
+    query = query_of("plug", "Power", ref="B", shown="now-6d/d", switch="fridge")
+    assert set(home.numbers(query.expanded)) == {60}
+
+
+def test_minutes_without_a_reading_are_those_of_the_outage(home: Household) -> None:
+    title = "Minutes without a reading of the power, by hour"
+    series = home.ask(query_of("chain", title, shown="now-3d/d").expanded)
+    (fridge,) = (each for each in series if each.tags["switch"] == "fridge")
+    missing = [value for _, value in fridge.values]
+    # From the 27th, 0:00: the outage is in the hours 34 and 35, and the last has 8 minutes yet.
+    assert missing == [0] * 34 + [60, 60] + [0] * (12 + 23 + 12) + [52]
+
+
+def test_gap_is_listed_with_its_length(home: Household) -> None:
+    (series,) = home.ask(query_of("chain", "Gaps").expanded)
+    end = household.local(2026, 3, 30, 9, 30).timestamp() * 1000 + 30_000
+    assert (series.tags["switch"], series.values) == ("lamp", [[end, 31 * 60]])
+
+
+def test_long_range_lists_the_outage(home: Household) -> None:
+    query = query_of("chain", "Gaps", ref="B", shown="now-3d/d")
+    (series,) = home.ask(query.expanded)
+    end = household.OUTAGE[1].timestamp() * 1000
+    assert (series.tags["switch"], series.values) == ("fridge", [[end, 2 * 3600]])
+
+
+def test_meter_by_hour_equals_the_power(home: Household) -> None:
+    title = "Meter of the plug, Wh by hour (firmware 4)"
+    (series,) = home.ask(query_of("plug", title, switch="fridge", shown="now-1d/d").expanded)
+    assert {value for _, value in series.values[1:-1]} == {60}
+
+
+def test_counter_that_starts_again_loses_one_step(home: Household) -> None:
+    query = query_of("lorawan", "Meters by hour, ${pulse_unit}", sensor="water", shown="now-1d/d")
+    (series,) = home.ask(query.expanded)
+    by_hour = {datetime.fromtimestamp(time / 1000, household.ZONE): n for time, n in series.values}
+    assert by_hour.pop(household.METER_RESET) == 10
+    # The first step has no sample before it, the last hour is not over.
+    assert set(list(by_hour.values())[1:-1]) == {12}
+
+
+def test_value_of_a_pulse_and_days_of_a_meter(home: Household) -> None:
+    title = "Meters by day, ${pulse_unit}"
+    query = query_of("lorawan", title, shown="now-1d/d", sensor="water", pulse_value="0.5")
+    (series,) = home.ask(query.expanded)
+    # 23 hours of six samples: less the first, which has none before, and the one of the reset.
+    assert series.values[0][1] == (23 * 6 - 2) * 2 * 0.5
+
+
+def test_continuous_queries_are_taken_and_write_the_same(home: Household) -> None:
+    """InfluxDB runs them by its clock, so each is run here once, as it will be, on the past."""
+    statements = (FOLDER / "aggregation" / "influxdb1_continuous_queries.iql").read_text()
+    for statement in statements.splitlines():
+        home.influxdb.query(statement)
+    (_, *known) = [row["query"] for row in home.influxdb.query("SHOW CONTINUOUS QUERIES")]
+    assert len(known) + 1 == 2 * len(queries.AGGREGATES)
+    for statement in statements.splitlines():
+        name = statement.split('"')[1]
+        home.influxdb.query(f'DROP CONTINUOUS QUERY "{name}" ON "{DATABASE}"')
