@@ -7,7 +7,7 @@ source demo/setup.sh
 
 need_programs mosquitto influxd victoria-metrics shellcheck debootstrap \
     chromium certutil nginx openssl
-make_venv .venv-tests tests/requirements.txt requirements.txt
+make_venv .venv-tests tests/requirements.txt requirements.txt demo/requirements.txt
 
 python=.venv-tests/bin/python
 "$python" -m ruff check --quiet
