@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -42,6 +43,10 @@ GOOD_CONNECTION_S: Final = 10.0
 LONGEST_ABSENCE_S: Final = 2.0
 # Two programs with one client identifier cut each other off in turns; this leaves each some time.
 TAKEN_OVER_PAUSE_S: Final = 30.0
+# Not every broker says why it cuts us off then (MQTT 3.1.1 has no word for it; mosquitto 2.0.11
+# says nothing): being cut off so often in a minute is taken for it.
+RIVAL_CUTS: Final = 5
+RIVAL_CUTS_WITHIN_S: Final = 60.0
 # Looking the broker's name up, connecting, the pause after a takeover.
 LONGEST_TURN_S: Final = 90.0
 FAREWELL_S: Final = 1.0
@@ -49,6 +54,7 @@ FAREWELL_S: Final = 1.0
 SILENT_REFUSALS: Final = 3
 UNSUPPORTED_PROTOCOL: Final = 0x84
 TAKEN_OVER: Final = 0x8E
+KEEP_ALIVE_TIMEOUT: Final = 0x8D
 # Brokers deliver at least so many messages before they wait for an acknowledgement. Fewer in one
 # read mean that the stream is slow: the next read then waits, and finds several at once.
 SMALL_READ: Final = 20
@@ -131,6 +137,7 @@ class Broker:
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._answered = False
         self._taken_over = False
+        self._cut_at_s: deque[float] = deque(maxlen=RIVAL_CUTS)
         self._silent_refusals = 0
         self._client: _Client | None = None
         self._trouble = ""
@@ -258,7 +265,7 @@ class Broker:
             pause_s = max(0.0, read_at - time.monotonic())
             if self._session and not self._session.may_read():
                 pause_s = max(pause_s, NO_ROOM_S)
-            may_read = not pause_s
+            may_read = not pause_s or connection.is_cut
             has_buffered = may_read and connection.pending()
             readable, _, _ = select.select(
                 [self._wake_receiver, *([connection] if may_read else [])],
@@ -352,16 +359,30 @@ class Broker:
         reason_code: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if not self._answered:
+        # A broker that hangs up; not a network that swallows everything.
+        if not self._answered and reason_code.value != KEEP_ALIVE_TIMEOUT:
             self._silent_refusals += 1
             if self._silent_refusals >= SILENT_REFUSALS:
                 self._offer_older_protocol()
-        if reason_code.value == TAKEN_OVER:
+        if reason_code.value == TAKEN_OVER or self._is_cut_off_often():
             self._taken_over = True
             self._note_trouble(f"another program connects with our client_id {self.client_id!r}")
         elif not (self._stopping.is_set() or (self._answered and self._client is None)):
             # Not after a refusal, which is noted already.
             self._note_trouble(f"connection lost ({reason_code})")
+
+    def _is_cut_off_often(self) -> bool:
+        """Whether the connection that was cut off now is the last of many."""
+        if self._client is None:
+            return False
+        self._cut_at_s.append(time.monotonic())
+        is_often = (
+            len(self._cut_at_s) == RIVAL_CUTS
+            and self._cut_at_s[-1] - self._cut_at_s[0] < RIVAL_CUTS_WITHIN_S
+        )
+        if is_often:
+            self._cut_at_s.clear()
+        return is_often
 
     def _offer_older_protocol(self) -> None:
         self._silent_refusals = 0
@@ -535,6 +556,18 @@ class _BufferedSocket:
         self._connection = connection
         self.buffer = b""
         self.position = 0
+        self.is_cut = False
+
+    def send(self, data: bytes) -> int:
+        """Send; that the connection is cut is for the reader to find, behind all that came by it.
+
+        There stand the broker's last messages, and why it hangs up: another has our identifier.
+        """
+        try:
+            return int(self._connection.send(data))
+        except ConnectionError as error:
+            self.is_cut = True
+            raise BlockingIOError from error
 
     def fill(self) -> None:
         """Read what has come, when everything before is used up; raises as recv does."""

@@ -303,3 +303,46 @@ def test_a_broker_that_says_nothing_does_not_hold_up_the_end(bench: Bench) -> No
     began = time.monotonic()
     bench.ours.stop()
     assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("bench", [{"session": session()}], indirect=True)
+def test_who_is_cut_off_again_and_again_suspects_a_rival(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(broker.RIVAL_CUTS):
+        wire = bench.accept()
+        cut_off = time.monotonic()
+        wire.close()
+    bench.accept()
+    assert time.monotonic() - cut_off > 0.4
+    suspicion = "another program connects with our client_id 'plugs'"
+    assert sum(suspicion in each for each in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("bench", [{"session": session()}], indirect=True)
+def test_a_network_that_swallows_everything_does_not_make_us_doubt_mqtt_5(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.accept().close()
+    monkeypatch.setattr(broker, "KEEPALIVE_S", 1)
+    for _ in range(broker.SILENT_REFUSALS + 2):
+        connect = read_packet(bench.peer.accept())
+        assert connect[8] == 5  # the protocol's version
+
+
+@pytest.mark.parametrize("bench", [{"session": session()}], indirect=True)
+def test_what_a_broker_sent_before_it_died_is_read(bench: Bench) -> None:
+    """Although an acknowledgement finds the connection broken first."""
+    wire = bench.accept()
+    wire.sendall(publish(1))
+    wait_until(lambda: bench.messages, 10, "the first message")
+    wire.sendall(b"".join(map(publish, range(2, 102))))
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.close()  # with a reset
+    bench.ours.acknowledge([(bench.messages[0].client, 1)])
+    wait_until(lambda: bench.disconnected, 10, "the end of the connection")
+    assert [each.message_id for each in bench.messages] == list(range(1, 102))
+
+
+def publish(message_id: int) -> bytes:
+    return b"\x32\x06\x00\x01x" + struct.pack(">H", message_id) + b"\x00"
