@@ -5,7 +5,6 @@ from grafana.source.now import SWITCH
 from grafana.source.panels import (
     ONLINE,
     Json,
-    columns,
     dashboard,
     lines,
     override,
@@ -59,11 +58,13 @@ def _missing() -> list[Json]:
             maxDataPoints=queries.MAX_DATA_POINTS,
             description="60 for an interval of 1 s; for ranges of up to two days.",
         ),
-        columns(
-            "Minutes without a reading of the power, by hour",
-            target(queries.minutes_missing(), "$tag_switch"),
+        lines(
+            "Minutes with a reading of the power, by hour",
+            target(queries.minutes_measured(), "$tag_switch"),
+            size=(12, 9),
+            calcs=["min", "sum"],
             interval="1h",
-            description="The hour that is not over has all that is yet to come.",
+            description="60 is all; the first and the last hour shown are not whole.",
         ),
         table(
             "Gaps",

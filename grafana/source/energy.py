@@ -24,12 +24,12 @@ BILLING_DAY = choice_variable(
 MONTH = "now-${billing_day}d/M+${billing_day}d"
 PERIODS = (
     ("Today", "now/d", None),
-    ("Yesterday until now", "now/d", "1d"),
+    ("Yesterday so far", "now/d", "1d"),
     ("Yesterday", "now/d", "1d/d"),
     ("This month", MONTH, None),
-    ("Last month until now", MONTH, "1M"),
+    ("Last month so far", MONTH, "1M"),
     ("This year", "now/y", None),
-    ("Last year until now", "now/y", "1y"),
+    ("Last year so far", "now/y", "1y"),
     ("In the time shown", None, None),
 )
 
@@ -47,7 +47,7 @@ def build() -> Json:
             *_standby(),
         ],
         variables=[SWITCH, PRICE, CURRENCY, ZONE, BILLING_DAY],
-        time_from="now-30d",
+        time_from="now-30d/d",
         refresh="5m",
         description="Energy and its cost; needs the quarter hours of grafana/README.md",
     )
@@ -79,7 +79,7 @@ def _period(title: str, time_from: str | None, shift: str | None, *, price: bool
     return stat(
         f"{title}, ${{currency}}" if price else title,
         target(queries.energy(price=price)),
-        size=(3, 4),
+        size=(6, 3),
         decimals=2,
         hideTimeOverride=True,
         **unit,
@@ -103,14 +103,14 @@ def _by_day() -> list[Json]:
             interval="1d",
         ),
         columns(
-            "Energy by day, 30 days before",
+            "Energy by day, 31 days before",
             target(queries.daily_energy(by_switch=False), "all plugs"),
             size=(24, 6),
             unit="kwatth",
             decimals=2,
             interval="1d",
-            timeShift="30d",
-            description="To compare with the days above, when these are the last 30.",
+            timeShift="31d",
+            description="To compare with the days above, when these are today and the last 30.",
         ),
     ]
 

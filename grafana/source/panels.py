@@ -123,11 +123,12 @@ def lines(
     *targets: Json,
     size: tuple[int, int] = (24, 9),
     calcs: Sequence[str] = ("lastNotNull", "mean", "max"),
+    span_ms: int = 600_000,
     **more: Any,
 ) -> Json:
-    """Return curves over time; where data is missing there is a gap."""
+    """Return curves over time, with a gap where there is nothing for longer than `span_ms`."""
     options = {"legend": _legend(calcs), "tooltip": {"mode": "multi", "sort": "desc"}}
-    custom = {"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "spanNulls": False}
+    custom = {"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "spanNulls": span_ms}
     return panel("timeseries", title, targets, size=size, options=options, custom=custom, **more)
 
 
@@ -200,7 +201,7 @@ def query_variable(name: str, label: str, query: str, *, multi: bool = True) -> 
         "includeAll": multi,
     }
     if multi:
-        variable["allValue"] = ".*"
+        # "All" stands for each of them: ".*" would fit the series of other devices too.
         variable["current"] = {"text": ["All"], "value": ["$__all"]}
     return variable
 

@@ -77,6 +77,7 @@ def _hours_on() -> list[Json]:
             unit="h",
             decimals=1,
             interval="1d",
+            timeFrom="now-6d/d",
         ),
         bars(
             "Hours on in the time shown",

@@ -25,7 +25,8 @@ OVERVIEW: Final = f"$__interval_ms >= {DETAIL_MS}"
 # Of the minutes that were measured: an outage takes no part in it.
 MEAN_POWER: Final = 'sum("consumption") * 60 / sum("minutes")'
 
-PLUGS: Final = '"switch" =~ /^$switch$/ AND $timeFilter'
+CHOSEN_PLUGS: Final = '"switch" =~ /^$switch$/'
+PLUGS: Final = f"{CHOSEN_PLUGS} AND $timeFilter"
 SENSORS: Final = '"sensor" =~ /^$sensor$/ AND $timeFilter'
 
 # By source: fields of QUARTER_HOUR, made of the minutes' means `m`.
@@ -78,6 +79,11 @@ def last_ever(quantity: str, tag: str, field: str = "") -> str:
     """Return a query for the latest value there is, however old."""
     shown = field or quantity
     return f'SELECT last("{shown}") AS "{shown}" FROM "{quantity}" GROUP BY "{tag}"'
+
+
+def last_online() -> str:
+    """Return a query for whether each switch answers: said when it changes, so at any time."""
+    return f'SELECT last("online") AS "online" FROM "online" WHERE {CHOSEN_PLUGS} GROUP BY "switch"'
 
 
 def total_power() -> str:
@@ -183,10 +189,10 @@ def readings_per_minute() -> str:
     )
 
 
-def minutes_missing() -> str:
-    """Return a query for the minutes of each hour that have no reading of the power."""
+def minutes_measured() -> str:
+    """Return a query for the minutes of each hour that have a reading of the power."""
     return (
-        f'SELECT 60 - sum("minutes") FROM "{QUARTER_HOUR}" WHERE {PLUGS}'
+        f'SELECT sum("minutes") FROM "{QUARTER_HOUR}" WHERE {PLUGS}'
         ' GROUP BY time(1h), "switch" fill(0)'
     )
 

@@ -25,6 +25,7 @@ from tests.grafana.household import ZONE
 
 DATABASE = "energy"
 PLUGS = 10
+ALL: dict[str, expand.Value] = {"switch": [f"plug-{number}" for number in range(PLUGS)]}
 END = datetime(2026, 11, 1, 12, tzinfo=ZONE)
 DAY_S = 86_400
 SECONDS_PER_WRITE = 1000
@@ -101,7 +102,7 @@ def measure(database: InfluxDB1) -> Iterator[tuple[str, str, float]]:
             continue  # sensors send every ten minutes: nothing to aggregate
         for shown in SHOWN:
             seconds: dict[str, float] = {}
-            for query in expand.dashboard_queries(dashboard, END, {}, shown):
+            for query in expand.dashboard_queries(dashboard, END, ALL, shown):
                 name = query.source.rsplit(" / ", 1)[0]
                 seconds[name] = seconds.get(name, 0.0) + max(
                     _timed(database, query.expanded) for _ in range(2)

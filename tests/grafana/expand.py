@@ -158,7 +158,7 @@ def interpolate(text: str, values: Mapping[str, Value], multi: frozenset[str] = 
         value = values[name]
         if isinstance(value, list):
             return f"({'|'.join(map(_escape, value))})"
-        is_raw = name not in multi or value == ".*" or re.match(r"\s*[-+]?\.?\d", value)
+        is_raw = name not in multi or re.match(r"\s*[-+]?\.?\d", value)
         return value if is_raw else _escape(value)
 
     return re.sub(r"\$\{(\w+)\}|\$(\w+)", replacement, text)
@@ -182,14 +182,12 @@ def macros(query: str, shown: Range, interval: int) -> str:
 
 
 def defaults(dashboard: Json) -> dict[str, Value]:
-    """Return the variables' values as the dashboard brings them; "All" as what it stands for."""
-    values: dict[str, Value] = {}
-    for variable in dashboard["templating"]["list"]:
-        if variable["type"] in ("textbox", "custom"):
-            values[variable["name"]] = variable["current"]["value"]
-        elif "allValue" in variable:
-            values[variable["name"]] = variable["allValue"]
-    return values
+    """Return the values of variables that need no query, as the dashboard brings them."""
+    return {
+        variable["name"]: variable["current"]["value"]
+        for variable in dashboard["templating"]["list"]
+        if variable["type"] in ("textbox", "custom")
+    }
 
 
 def dashboard_queries(

@@ -39,7 +39,11 @@ WINTER = (local(2026, 2, 10, 10), local(2026, 2, 10, 11))
 FIRE = (local(2024, 12, 24, 18), local(2024, 12, 24, 18, 10))
 OUTAGE = (local(2026, 3, 28, 10), local(2026, 3, 28, 12))
 METER_RESET = local(2026, 3, 29, 12)
-PLUGS = ("fridge", "lamp", "my.tv-1")
+# What Grafana's variables offer, and what "All" stands for.
+ALL: dict[str, str | list[str]] = {
+    "switch": ["fridge", "lamp", "my.tv-1"],
+    "sensor": ["air", "kitchen", "water"],
+}
 
 
 def minutes(begin: datetime, end: datetime, every: int = 1) -> Iterator[datetime]:

@@ -8,8 +8,8 @@ import pytest
 
 from grafana.generate import FOLDER
 from tests.grafana import expand, household
-from tests.grafana.conftest import Household
 from tests.grafana.expand import Query
+from tests.grafana.filled import Household
 from tests.grafana.test_queries import check
 
 PROVISIONING = json.loads((FOLDER / "provisioning" / "alerting" / "openenergy.json").read_text())

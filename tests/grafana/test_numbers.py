@@ -15,8 +15,8 @@ import pytest
 from grafana.generate import FOLDER
 from grafana.source import queries
 from tests.grafana import expand, household
-from tests.grafana.conftest import DATABASE, Household
 from tests.grafana.expand import Query, Value
+from tests.grafana.filled import DATABASE, Household
 
 FRIDGE = {25: 1440, 26: 1500, 27: 1440, 28: 22 * 60, 29: 23 * 60, 30: 728}
 TV = {25: 24 * 61, 26: 25 * 61, 27: 24 * 61, 28: 24 * 61, 29: 23 * 61, 30: 748}
@@ -36,7 +36,7 @@ def query_of(
 ) -> Query:
     """Return a query of a panel, for all plugs unless `values` say otherwise."""
     dashboard = json.loads((FOLDER / "dashboards" / f"{name}.json").read_text())
-    all_values: dict[str, Value] = {"price": str(PRICE), **values}
+    all_values: dict[str, Value] = {**household.ALL, "price": str(PRICE), **values}
     found = expand.dashboard_queries(dashboard, now, all_values, shown)
     (query,) = (each for each in found if each.source.endswith(f"/ {title} / {ref}"))
     return query
@@ -46,11 +46,11 @@ PERIODS = [
     ("Today", DAYS[30]),
     ("Yesterday", DAYS[29]),
     # 11 hours (one is missing this day) and the quarter of an hour that holds 12:08.
-    ("Yesterday until now", 11 * 121 + 15 + 30),
+    ("Yesterday so far", 11 * 121 + 15 + 30),
     ("This month", DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]),
-    ("Last month until now", OTHER_HOUR),
+    ("Last month so far", OTHER_HOUR),
     ("This year", OTHER_HOUR + DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]),
-    ("Last year until now", OTHER_HOUR),
+    ("Last year so far", OTHER_HOUR),
     ("In the time shown", DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]),
 ]
 
@@ -144,7 +144,7 @@ def test_power_now(home: Household) -> None:
 
 
 def test_hours_on(home: Household) -> None:
-    found = daily(home, query_of("plug", "Hours on, by day", shown="now-3d/d"))
+    found = daily(home, query_of("plug", "Hours on, by day"))
     assert [value for _, value in found["my.tv-1"]] == [12, 12, 11.5, pytest.approx(6 + 8 / 60)]
     assert [value for _, value in found["fridge"]] == [24, 22, 23, pytest.approx(12 + 8 / 60)]
 
@@ -155,13 +155,13 @@ def test_long_range_shows_the_mean_of_what_was_measured(home: Household) -> None
     assert set(home.numbers(query.expanded)) == {60}
 
 
-def test_minutes_without_a_reading_are_those_of_the_outage(home: Household) -> None:
-    title = "Minutes without a reading of the power, by hour"
+def test_minutes_with_a_reading_are_all_but_the_outage(home: Household) -> None:
+    title = "Minutes with a reading of the power, by hour"
     series = home.ask(query_of("chain", title, shown="now-3d/d").expanded)
     (fridge,) = (each for each in series if each.tags["switch"] == "fridge")
-    missing = [value for _, value in fridge.values]
-    # From the 27th, 0:00: the outage is in the hours 34 and 35, and the last has 8 minutes yet.
-    assert missing == [0] * 34 + [60, 60] + [0] * (12 + 23 + 12) + [52]
+    measured = [value for _, value in fridge.values]
+    # From the 27th, 0:00: the outage is in the hours 34 and 35, and the last has 8 minutes.
+    assert measured == [60] * 34 + [0, 0] + [60] * (12 + 23 + 12) + [8]
 
 
 def test_gap_is_listed_with_its_length(home: Household) -> None:

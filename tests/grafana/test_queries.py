@@ -10,14 +10,13 @@ import pytest
 
 from grafana.generate import FOLDER
 from tests.grafana import expand, household
-from tests.grafana.conftest import Household
 from tests.grafana.expand import Query, Value
+from tests.grafana.filled import Household
 
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in (FOLDER / "dashboards").iterdir()}
-SENSORS = ["air", "kitchen", "water"]
-# What Grafana has a variable stand for: everything (allValue), one value, a list of one, several.
+# What Grafana has a variable stand for: all values, one, a list of one, several.
 CHOICES: dict[str, dict[str, Value]] = {
-    "all": {},
+    "all": household.ALL,
     "one": {"switch": "fridge", "sensor": "kitchen"},
     "list of one": {"switch": ["my.tv-1"], "sensor": ["water"]},
     "several": {"switch": ["fridge", "my.tv-1"], "sensor": ["kitchen", "air", "water"]},
@@ -29,9 +28,9 @@ WITHOUT = {
         "Temperature",
         "Meter of the plug, Wh by hour (firmware 4)",
         "Gaps",
-        "Last month until now",
-        "Last year until now",
-        "Energy by day, 30 days before",
+        "Last month so far",
+        "Last year so far",
+        "Energy by day, 31 days before",
     },
     "kitchen": {"CO2", "Battery", "Battery low", "Meters by"},
     "water": {"Temperature", "Humidity", "CO2", "Battery"},
@@ -62,6 +61,8 @@ def check(home: Household, query: Query, plug_or_sensor: str) -> None:
     series = home.ask(query.expanded)
     names = Counter((each.name, tuple(sorted(each.tags.items()))) for each in series)
     assert max(names.values(), default=1) == 1, f"{query.source}: a series twice: {names}"
+    devices = ("switch", "sensor", "gateway")
+    assert all(each.tags[tag] for each in series for tag in devices if tag in each.tags), series
     rows = [row for each in series for row in each.rows()]
     if is_empty_by_nature(query, plug_or_sensor):
         assert not rows, f"{query.source}: rows that should not be there: {rows[:3]}"
@@ -84,8 +85,8 @@ def test_variables_offer_what_there_is(home: Household, name: str) -> None:
     for source, query in expand.variable_queries(DASHBOARDS[name]):
         (series,) = home.ask(query)
         found = [row["value"] for row in series.rows()]
-        expected = SENSORS if source.endswith("$sensor") else list(household.PLUGS)
-        assert sorted(found) == expected, source
+        name = "sensor" if source.endswith("$sensor") else "switch"
+        assert sorted(found) == household.ALL[name], source
 
 
 def test_an_integral_would_be_found_out(home: Household) -> None:
