@@ -149,10 +149,8 @@ class TestCheckOfWriter:
                 (closed | broker_password, url | INFLUXDB_1 | user, "FAILED ok", "username"),
                 (closed, url | INFLUXDB_1 | wrong_user, "FAILED FAILED", "401 password"),
                 (closed, url | {"database": "none"} | user, "FAILED FAILED", "404 database"),
-                (closed, no_database | INFLUXDB_1, "FAILED FAILED", "404"),
                 (closed, no_database | INFLUXDB_2, "FAILED FAILED", "404 bucket"),
                 (closed, nowhere | INFLUXDB_1, "FAILED FAILED", "refused"),
-                (closed, nowhere | INFLUXDB_2, "FAILED FAILED", "refused"),
             ]:
                 tables = {"MQTT": mqtt, "InfluxDB": influxdb}
                 status, lines = check("mqtt_2_influx.py", tmp_path, tables)

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -512,25 +511,17 @@ class TestRefusedByTheDatabase:
             database.create_database("energy")
             bench.wait_for_points("lamp", "power", 1, timeout=20)
 
-    @pytest.mark.parametrize(
-        ("status", "reason"), [(401, "unauthorized access"), (404, 'bucket "energy" not found')]
-    )
-    def test_token_and_bucket_of_influxdb_2(
-        self, tmp_path: Path, victoria_metrics: VictoriaMetrics, status: int, reason: str
-    ) -> None:
+    def test_token_of_influxdb_2(self, tmp_path: Path, victoria_metrics: VictoriaMetrics) -> None:
+        points_of = partial(victoria_points, victoria_metrics)
         table = INFLUXDB_2 | {"token": "secret-token"}
         with (
             FaultProxy(victoria_metrics.port) as way,
-            writing(
-                tmp_path, way.url, partial(victoria_points, victoria_metrics), influxdb=table
-            ) as bench,
+            writing(tmp_path, way.url, points_of, influxdb=table) as bench,
         ):
-            body = json.dumps({"code": "any", "message": reason}).encode()
-            way.answer(status, {"Content-Type": "application/json"}, body)
+            body = b'{"code": "unauthorized", "message": "unauthorized access"}'
+            way.answer(401, {"Content-Type": "application/json"}, body)
             bench.publish("lamp", "power", value=1, time=NOON)
-            warning = bench.script.wait_for_log(rf".*{status}.*").group()
-            assert "[InfluxDB] token, org, bucket" in warning
-            assert reason.partition('"')[0] in warning
+            bench.script.wait_for_log(r"401.*unauthorized access.*\[InfluxDB\] token, org, bucket")
             way.pass_through()
             bench.wait_for_points("lamp", "power", 1, timeout=20)
             assert "secret-token" not in bench.script.log()

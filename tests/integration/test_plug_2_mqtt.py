@@ -186,7 +186,7 @@ class TestSchedule:
             begin = time.monotonic()
             delays = [self.seconds_to_obey(bench, name) for name in healthy[::9]]
             assert median(delays) < 0.3
-            wait_until(lambda: time.monotonic() > begin + 6, 10, "some readings")
+            wait_until(lambda: time.monotonic() > begin + 5, 10, "some readings")
 
             ended = bench.script.terminate()
             assert ended.status == 0
@@ -195,7 +195,7 @@ class TestSchedule:
             for name in set(healthy) - set(healthy[::9]):
                 times = [each for each in readings(bench.switches[name]) if each >= begin]
                 gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-                assert len(times) >= 5
+                assert len(times) >= 4
                 assert median(gaps) == pytest.approx(1.0, abs=0.1)
                 assert (times[-1] - times[0]) / len(gaps) == pytest.approx(1.0, abs=0.1)
 
@@ -220,8 +220,9 @@ class TestCommands:
             SwitchSpec("secured", token="its-token"),
         ]
         options: dict[str, Table] = {
+            "lamp": {"interval": 0.05},
             "seldom_read": {"interval": 60.0},
-            "freezer": {"read_only": True},
+            "freezer": {"read_only": True, "interval": 0.05},
             "secured": {"token": "its-token"},
         }
         with plugs(tmp_path_factory.mktemp("commands"), specs, options=options) as bench:
@@ -634,7 +635,7 @@ class TestBroker:
                 [SwitchSpec("lamp")],
                 broker=mosquitto,
                 mqtt={"port": way.port},
-                options={"lamp": {"interval": 3.0}},
+                options={"lamp": {"interval": 1.5}},
             ) as bench,
         ):
             bench.wait_for_value("lamp", "relay", 1)
