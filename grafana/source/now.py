@@ -69,11 +69,7 @@ def states() -> Json:
         target(queries.last("power"), ref="A", table=True),
         target(queries.last("relay"), ref="B", table=True),
         target(queries.last("temperature"), ref="C", table=True),
-        target(
-            queries.last_ever("online", "switch", condition=queries.CHOSEN_PLUGS),
-            ref="D",
-            table=True,
-        ),
+        target(queries.last_online(), ref="D", table=True),
         key="switch",
         overrides=[
             override("switch", displayName="Plug"),
