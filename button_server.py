@@ -7,7 +7,6 @@ import logging
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from functools import partial
 from http import HTTPStatus
@@ -245,14 +244,22 @@ class Api:
         for order in orders:
             self._buttons.require_possible(order)
 
-        def outcome(order: Order) -> dict[str, Any]:
-            try:
-                return self._buttons.press(order)
-            except CommandError as error:
-                return {"success": False, "name": order.name, "error": str(error)}
+        results: list[dict[str, Any]] = [{} for _ in orders]
 
-        with ThreadPoolExecutor(max_workers=max(1, len(orders))) as pool:
-            results = list(pool.map(outcome, orders))
+        def press(number: int, order: Order) -> None:
+            try:
+                results[number] = self._buttons.press(order)
+            except CommandError as error:
+                results[number] = {"success": False, "name": order.name, "error": str(error)}
+
+        # Threads of a pool would be waited for when we are told to stop.
+        threads = [
+            threading.Thread(target=press, args=each, daemon=True) for each in enumerate(orders)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         return {"success": all(result["success"] for result in results), "results": results}
 
 

@@ -34,17 +34,12 @@ class Refusal extends Error {
   }
 }
 
-function authorization() {
-  const token = sessionStorage.getItem('token');
-  if (token === null) {
-    return {};
-  }
-  const bytes = new TextEncoder().encode(`:${token}`);
-  return {Authorization: `Basic ${btoa(String.fromCharCode(...bytes))}`};
-}
-
 async function ask(path, options) {
-  const headers = {...options.headers, ...authorization()};
+  const headers = {...options.headers};
+  const token = sessionStorage.getItem('token');
+  if (token !== null) {
+    headers.Authorization = `Bearer ${token}`;
+  }
   const answer = await fetch(path, {...options, headers});
   const content = await answer.json().catch(() => null);
   if (!answer.ok || content === null) {

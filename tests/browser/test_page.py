@@ -183,6 +183,9 @@ def test_the_token_is_asked_for_once(guarded: ButtonServer, open_page: OpenPage)
     expect(field).to_be_focused()
     expect(page.get_by_role("listitem")).to_have_count(0)
 
+    field.fill("Schlüssel für €")  # which no header can carry
+    page.keyboard.press("Enter")
+    expect(page.locator("#token:invalid")).to_be_visible()
     field.fill("0000000000000000")
     page.keyboard.press("Enter")
     expect(page.get_by_text("That is not the token.")).to_be_visible()
@@ -201,22 +204,14 @@ def test_the_token_is_asked_for_once(guarded: ButtonServer, open_page: OpenPage)
     expect(another.get_by_label("Token")).to_be_visible()
 
 
-def test_a_token_beyond_ascii_is_understood(house: Home, open_page: OpenPage) -> None:
-    server = house.button_server(token="grüße aus Zürich €")
-    page = open_page(server.url)
-    page.get_by_label("Token").fill("grüße aus Zürich €")
-    page.get_by_role("button", name="Open").click()
-    expect(plug(page, "lamp")).to_be_visible()
-
-
 def test_after_too_many_wrong_tokens_it_waits(house: Home, open_page: OpenPage) -> None:
     server = house.button_server(token=TOKEN)
     page = open_page(server.url)
     for number in range(5):
-        page.get_by_label("Token").fill(f"guess number {number}")
-        page.keyboard.press("Enter")
+        page.get_by_label("Token").fill(f"guess-number-{number}")
+        with page.expect_response("**/plugs"):
+            page.keyboard.press("Enter")
         expect(page.get_by_text("That is not the token.")).to_be_visible()
-        page.wait_for_timeout(50)
     page.get_by_label("Token").fill(TOKEN)
     page.keyboard.press("Enter")
     expect(page.locator("#notice")).to_contain_text("too many wrong tokens")

@@ -702,7 +702,6 @@ class TestEnd:
     def test_sigterm(self, house: House, tmp_path: Path, state: str) -> None:
         self.terminate_while_a_button_waits(house, tmp_path, state, "/plugs/gone/relay", OPEN)
 
-    @pytest.mark.xfail(strict=True, reason="the threads of POST /plugs/relays are waited for")
     def test_sigterm_while_many_plugs_are_switched(self, house: House, tmp_path: Path) -> None:
         orders = {"json": [{"name": name, "value": "open"} for name in ("gone", "lamp")]}
         self.terminate_while_a_button_waits(house, tmp_path, "pass_through", MANY, orders)
