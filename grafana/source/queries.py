@@ -44,10 +44,12 @@ AGGREGATES: Final = {
 def quarter_hours(source: str, condition: str = "", into: str = QUARTER_HOUR) -> str:
     """Return the statement that makes quarter hours of a quantity's readings."""
     where = f" WHERE {condition}" if condition else ""
+    # Sensors have a temperature too, and no switch.
+    plugs = f'{where} AND "switch" =~ /./' if condition else ' WHERE "switch" =~ /./'
     target = f' INTO "{into}"' if into else ""
     return (
         f"SELECT {AGGREGATES[source]}{target} FROM ("
-        f'SELECT mean("{source}") AS "m" FROM "{source}"{where}'
+        f'SELECT mean("{source}") AS "m" FROM "{source}"{plugs}'
         ' GROUP BY time(1m), "switch" fill(none)'
         f'){where} GROUP BY time(15m), "switch" fill(none)'
     )

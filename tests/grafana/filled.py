@@ -36,12 +36,13 @@ class Household(NamedTuple):
     """The database, asked as Grafana asks it."""
 
     influxdb: InfluxDB1
+    database: str = DATABASE
 
     def ask(self, query: str) -> list[Series]:
         """Return the series of an answer; an error of the database fails."""
         answer = requests.get(
             f"{self.influxdb.url}/query",
-            params={"db": DATABASE, "epoch": "ms", "q": query},
+            params={"db": self.database, "epoch": "ms", "q": query},
             timeout=60,
         )
         content = json.loads(answer.text)

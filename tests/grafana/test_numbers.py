@@ -7,13 +7,20 @@ and 26 October has 25. On the 30th it is 12:08: the fridge has 12 x 60 + 8 = 728
 """
 
 import json
+import subprocess
+import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from demo.parts import REPOSITORY, write_config
+from demo.process import free_port
+from grafana import aggregate
 from grafana.generate import FOLDER
 from grafana.source import queries
+from openenergy import config
 from tests.grafana import expand, household
 from tests.grafana.expand import Query, Value
 from tests.grafana.filled import DATABASE, Household
@@ -210,3 +217,44 @@ def test_continuous_queries_are_taken_and_write_the_same(home: Household) -> Non
     for statement in statements.splitlines():
         name = statement.split('"')[1]
         home.influxdb.query(f'DROP CONTINUOUS QUERY "{name}" ON "{DATABASE}"')
+
+
+def quarter_hours(home: Household) -> list[tuple[Any, ...]]:
+    """Return all quarter hours of the last days, whose clock change they include."""
+    query = f"""SELECT * FROM "{queries.QUARTER_HOUR}" WHERE time >= '2026-03-27'"""  # noqa: S608
+    return [tuple(row) for each in home.ask(query) for row in each.values]
+
+
+def test_aggregation_without_continuous_queries_makes_the_same(
+    home: Household, tmp_path: Path
+) -> None:
+    """For databases that have none: asked at /query, written as our writer does."""
+    before = quarter_hours(home)
+    tables = {"InfluxDB": {"url": home.influxdb.url, "database": "again"}}
+    path = write_config(tmp_path / "credentials.toml", tables)
+    home.influxdb.create_database("again")
+    for source in ("power", "relay", "average_power", "temperature"):
+        copy = f'SELECT * INTO "again".."{source}" FROM "{source}" GROUP BY *'  # noqa: S608
+        home.influxdb.query(copy, DATABASE)
+    begin, end = (int(time.timestamp()) for time in household.LAST_DAYS)
+    settings = config.load(path, ("InfluxDB",)).influxdb
+    end += -end % 900
+    assert aggregate.aggregate(settings, begin, end) > len(before)
+    again = Household(home.influxdb, "again")
+    assert quarter_hours(again) == before
+
+
+def test_aggregation_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    tables = {"InfluxDB": {"url": f"http://127.0.0.1:{free_port()}", "database": "energy"}}
+    path = write_config(tmp_path / "credentials.toml", tables)
+    ended = subprocess.run(
+        [sys.executable, "-m", "grafana.aggregate", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("grafana.aggregate: ")
+    assert len(ended.stderr.splitlines()) == 1
