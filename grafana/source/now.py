@@ -70,6 +70,7 @@ def states() -> Json:
         target(queries.last("relay"), ref="B", table=True),
         target(queries.last("temperature"), ref="C", table=True),
         target(queries.last_online(), ref="D", table=True),
+        target(queries.last("relay", "switching"), ref="E", table=True),
         key="switch",
         overrides=[
             override("switch", displayName="Plug"),
@@ -82,8 +83,32 @@ def states() -> Json:
             override("Time 2", displayName="Last reading", unit="dateTimeFromNow"),
             override("Time 3", custom__hidden=True),
             override("Time 4", custom__hidden=True),
+            override("Time 5", custom__hidden=True),
+            override(
+                "switching",
+                displayName="Switch",
+                custom__cellOptions={"type": "actions"},
+                actions=[_action(text, value) for text, value, _ in BUTTONS],
+            ),
         ],
+        description="Its buttons are for those who may edit, in Grafana 11.6 and newer.",
     )
+
+
+def _action(text: str, value: str) -> Json:
+    return {
+        "type": "fetch",
+        "title": text,
+        "confirmation": f"Switch ${{__data.fields.switch}} {text.lower()}?",
+        "oneClick": False,
+        "fetch": {
+            "method": "POST",
+            "url": "${button_url}/plugs/${__data.fields.switch}/relay",
+            "queryParams": [],
+            "headers": [["Content-Type", "application/json"]],
+            "body": f'{{"value": "{value}"}}',
+        },
+    }
 
 
 def _states(mappings: Sequence[tuple[int, str, str]]) -> Json:

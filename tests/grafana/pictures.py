@@ -245,6 +245,8 @@ def _cell(panel: Json, column: str, value: float) -> str:
     for each in panel["fieldConfig"]["overrides"]:
         if each["matcher"]["options"] == column:
             found = {item["id"]: item["value"] for item in each["properties"]}
+            if "actions" in found:
+                return "  ".join(f"[{action['title']}]" for action in found["actions"])
             if "mappings" in found:
                 return str(found["mappings"][0]["options"][f"{value:.0f}"]["text"])
             return f"{value:g} {UNITS.get(found.get('unit', ''), found.get('unit', ''))}".strip()

@@ -182,6 +182,16 @@ def test_buttons_have_a_look_that_grafana_knows() -> None:
                 assert variant in {"primary", "secondary", "success", "destructive"}
 
 
+def test_table_has_two_buttons_in_each_row() -> None:
+    (table,) = (panel for panel in DASHBOARDS["now"]["panels"] if panel["type"] == "table")
+    properties = [each for item in table["fieldConfig"]["overrides"] for each in item["properties"]]
+    (actions,) = (each["value"] for each in properties if each["id"] == "actions")
+    calls = [action["fetch"] for action in actions]
+    assert [json.loads(call["body"])["value"] for call in calls] == ["close", "open"]
+    assert {call["url"] for call in calls} == {"${button_url}/plugs/${__data.fields.switch}/relay"}
+    assert all(["Content-Type", "application/json"] in call["headers"] for call in calls)
+
+
 def test_without_names_the_buttons_are_for_the_chosen_plug() -> None:
     endpoints = {call["endpoint"] for call in buttons(DASHBOARDS["now"])}
     assert endpoints == {"${button_url}/plugs/${plug}/relay"}

@@ -7,6 +7,7 @@ and 26 October has 25. On the 30th it is 12:08: the fridge has 12 x 60 + 8 = 728
 """
 
 import json
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from demo.parts import REPOSITORY, write_config
-from demo.process import free_port
+from demo.process import free_port, wait_until
 from grafana import aggregate
 from grafana.generate import FOLDER
 from grafana.source import queries
@@ -207,16 +209,52 @@ def test_value_of_a_pulse_and_days_of_a_meter(home: Household) -> None:
     assert series.values[0][1] == (23 * 6 - 2) * 2 * 0.5
 
 
-def test_continuous_queries_are_taken_and_write_the_same(home: Household) -> None:
-    """InfluxDB runs them by its clock, so each is run here once, as it will be, on the past."""
-    statements = (FOLDER / "aggregation" / "influxdb1_continuous_queries.iql").read_text()
-    for statement in statements.splitlines():
-        home.influxdb.query(statement)
-    (_, *known) = [row["query"] for row in home.influxdb.query("SHOW CONTINUOUS QUERIES")]
-    assert len(known) + 1 == 2 * len(queries.AGGREGATES)
-    for statement in statements.splitlines():
-        name = statement.split('"')[1]
-        home.influxdb.query(f'DROP CONTINUOUS QUERY "{name}" ON "{DATABASE}"')
+def statements(name: str) -> list[str]:
+    return (FOLDER / "aggregation" / f"influxdb1_{name}.iql").read_text().splitlines()
+
+
+def test_continuous_queries_follow_what_is_written(home: Household) -> None:
+    """As they are, but every second and for a database of their own: 13 minutes at 120 W."""
+    running = Household(home.influxdb, "running")
+    home.influxdb.create_database("running")
+    minute = int(datetime.now(household.ZONE).timestamp()) // 60
+    body = "\n".join(
+        f"power,switch=fridge power=120.0 {time}\nrelay,switch=fridge relay=1.0 {time}\n"
+        f"temperature,sensor=kitchen temperature=20.0 {time}"
+        for time in range(minute - 12, minute + 1)
+    )
+    url = f"{home.influxdb.url}/write?db=running&precision=m"
+    requests.post(url, body, timeout=10).raise_for_status()
+    for statement in statements("continuous_queries"):
+        own = statement.replace('ON "energy"', 'ON "running"')
+        home.influxdb.query(own.replace("EVERY 5m", "EVERY 1s"))
+    expected = {"sum": pytest.approx(26.0), "sum_1": 13, "sum_2": pytest.approx(13 / 60)}
+    query = 'SELECT sum("consumption"), sum("minutes"), sum("on_hours") FROM "quarter_hour"'
+
+    def rows() -> list[dict[str, Any]]:
+        found = [row for each in running.ask(query) for row in each.rows()]
+        return [{key: row[key] for key in row if key != "time"} for row in found]
+
+    wait_until(lambda: rows() == [expected], 30, "quarter hours of continuous queries")
+    devices = running.ask('SHOW TAG VALUES FROM "quarter_hour" WITH KEY = "switch"')
+    assert [row["value"] for each in devices for row in each.rows()] == ["fridge"]
+    assert not running.ask('SELECT "temperature" FROM "quarter_hour"')
+    home.influxdb.query('DROP DATABASE "running"')  # and its continuous queries
+
+
+def test_backfill_makes_the_same_as_the_continuous_queries(home: Household) -> None:
+    """Each is the other's statement, with a range of time or without."""
+    continuous = [
+        statement.split(" BEGIN ")[1].removesuffix(" END")
+        for statement in statements("continuous_queries")
+    ]
+    past = re.compile(r" (WHERE|AND) time >= '[0-9-]+' AND time < now\(\)( AND)?")
+    backfill = [past.sub(lambda m: " WHERE" if m[2] else "", s) for s in statements("backfill")]
+    assert continuous[::2] == continuous[1::2] == backfill
+    before = quarter_hours(home)
+    for statement in statements("backfill"):
+        home.influxdb.query(statement, DATABASE)
+    assert quarter_hours(home) == before
 
 
 def quarter_hours(home: Household) -> list[tuple[Any, ...]]:
