@@ -1,18 +1,9 @@
 """Dashboard "The chain": whether everything runs, and what is missing."""
 
 from grafana.source import queries
+from grafana.source.board import dashboard
 from grafana.source.now import SWITCH
-from grafana.source.panels import (
-    ONLINE,
-    Json,
-    dashboard,
-    lines,
-    override,
-    stat,
-    table,
-    target,
-    timeline,
-)
+from grafana.source.panels import ONLINE, Json, lines, override, stat, table, target, timeline
 
 AGE = override("Time", displayName="Newest", unit="dateTimeFromNow")
 

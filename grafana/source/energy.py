@@ -1,17 +1,9 @@
 """Dashboard "Energy": kWh and money of days, months, years; ranking; standby."""
 
 from grafana.source import queries
+from grafana.source.board import choice_variable, dashboard, text_variable
 from grafana.source.now import SWITCH
-from grafana.source.panels import (
-    Json,
-    bars,
-    choice_variable,
-    columns,
-    dashboard,
-    stat,
-    target,
-    text_variable,
-)
+from grafana.source.panels import Json, bars, columns, stat, target
 
 PRICE = text_variable("price", "Price of a kWh", "0.29")
 CURRENCY = text_variable("currency", "Currency", "CHF")

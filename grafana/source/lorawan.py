@@ -3,19 +3,9 @@
 from functools import partial
 
 from grafana.source import queries
+from grafana.source.board import dashboard, query_variable, text_variable
 from grafana.source.energy import ZONE
-from grafana.source.panels import (
-    Json,
-    columns,
-    dashboard,
-    lines,
-    override,
-    query_variable,
-    table,
-    target,
-    text_variable,
-    timeline,
-)
+from grafana.source.panels import Json, columns, lines, override, table, target, timeline
 
 SENSOR = query_variable("sensor", "Sensors", 'SHOW TAG VALUES FROM "lorawan" WITH KEY = "sensor"')
 CHANNELS = '"sensor", "channel"'

@@ -3,20 +3,8 @@
 from collections.abc import Sequence
 
 from grafana.source import curves, queries
-from grafana.source.panels import (
-    ON_OFF,
-    ONLINE,
-    Json,
-    bars,
-    dashboard,
-    override,
-    panel,
-    query_variable,
-    stat,
-    table,
-    target,
-    text_variable,
-)
+from grafana.source.board import dashboard, query_variable, text_variable
+from grafana.source.panels import ON_OFF, ONLINE, Json, bars, override, panel, stat, table, target
 
 SWITCH = query_variable("switch", "Plugs", 'SHOW TAG VALUES FROM "relay" WITH KEY = "switch"')
 PLUG = query_variable(

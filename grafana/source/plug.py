@@ -1,19 +1,11 @@
 """Dashboard "Plug": one plug, or several, in detail."""
 
 from grafana.source import curves, queries
+from grafana.source.board import dashboard
 from grafana.source.curves import over_any_time
 from grafana.source.energy import ZONE
 from grafana.source.now import SWITCH
-from grafana.source.panels import (
-    ON_OFF,
-    Json,
-    bars,
-    columns,
-    dashboard,
-    lines,
-    target,
-    timeline,
-)
+from grafana.source.panels import ON_OFF, Json, bars, columns, lines, target, timeline
 from grafana.source.queries import MAX_DATA_POINTS
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from grafana.generate import FOLDER
+from openenergy.topics import UNITS
 from tests.grafana import expand, household
 from tests.grafana.expand import Query, Value
 from tests.grafana.filled import Household
@@ -52,6 +53,11 @@ def is_empty_by_nature(query: Query, plug_or_sensor: str) -> bool:
         return True
     if plug_or_sensor in {"fridge", "fridge my.tv-1"} and "/ Gaps / A" in query.source:
         return True
+    return is_off(query)
+
+
+def is_off(query: Query) -> bool:
+    """Tell whether a query is for longer or for shorter ranges than this."""
     limits = re.findall(r"\$__interval_ms (<|>=) (\d+)", query.raw)
     return any((query.interval_ms < int(limit)) != (sign == "<") for sign, limit in limits)
 
@@ -87,6 +93,21 @@ def test_variables_offer_what_there_is(home: Household, name: str) -> None:
         found = [row["value"] for row in series.rows()]
         name = "sensor" if source.endswith("$sensor") else "switch"
         assert sorted(found) == household.ALL[name], source
+
+
+@pytest.mark.parametrize("shown", ["now-7d", "now-1y"])
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_long_ranges_read_no_single_readings(name: str, shown: str) -> None:
+    """A plug is read 31 million times a year: only its quarter hours, or its last point, will do.
+
+    tests/bench/grafana_year.py measures how long it takes.
+    """
+    every_second = "|".join(quantity for quantity in UNITS if quantity != "online")
+    for query in expand.dashboard_queries(DASHBOARDS[name], household.NOW, household.ALL, shown):
+        days = (query.range.end - query.range.begin).total_seconds() / 86_400
+        is_heavy = re.search(f'FROM "({every_second})"', query.raw) and days > 3
+        is_last_point = query.raw.startswith("SELECT last(") and "time(" not in query.raw
+        assert not is_heavy or is_last_point or name == "lorawan" or is_off(query), query.source
 
 
 def test_an_integral_would_be_found_out(home: Household) -> None:
