@@ -233,7 +233,7 @@ SENT = st.builds(
 
 
 @BOTH
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     packets=st.lists(SENT | st.just(PINGRESP), max_size=20), cuts=st.lists(st.integers(0, 10**4))
 )
@@ -268,7 +268,7 @@ def test_a_topic_that_is_not_utf_8_is_shown_with_replacements(
 
 
 @BOTH
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     data=st.lists(
         st.binary(max_size=20)

@@ -258,7 +258,7 @@ ANSWERS = st.tuples(
 
 
 @BOTH
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answers=st.lists(ANSWERS, min_size=1, max_size=4))
 def test_any_bytes_are_an_answer_or_none(connect: Connect, answers: list[bytes]) -> None:
     with RawServer(answering()) as server:

@@ -109,7 +109,7 @@ class MetersOfAHome(RuleBasedStateMachine):
 
 
 TestMetersOfAHome = MetersOfAHome.TestCase
-TestMetersOfAHome.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+TestMetersOfAHome.settings = settings(max_examples=20, stateful_step_count=20)
 
 
 @pytest.fixture

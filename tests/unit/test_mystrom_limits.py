@@ -172,7 +172,7 @@ ANSWERS = st.tuples(HEADS, st.lists(WORDS | st.binary(max_size=20), max_size=12)
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 @given(answers=st.lists(ANSWERS, min_size=1, max_size=5))
 def test_any_bytes_are_a_report_or_a_switch_error(answers: list[bytes]) -> None:
     with RawServer(answering()) as server:

@@ -256,7 +256,7 @@ def test_any_bytes_are_a_measurement_or_refused(payload: bytes) -> None:
     read_or_refuse(payload)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(value=JSON, unit=JSON, time=JSON)
 def test_any_values_are_a_measurement_or_refused(value: Any, unit: Any, time: Any) -> None:
     payload = json.dumps({"value": value, "unit": unit, "time": time}, ensure_ascii=False)
