@@ -119,12 +119,15 @@ def _die(failure: threading.ExceptHookArgs) -> NoReturn:
     systemd starts it again.
     """
     name = failure.thread.name if failure.thread else "thread"
-    log.critical(
-        "%s failed; the process ends",
-        name,
-        exc_info=(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback),
-    )
-    os._exit(EXIT_FAILED)
+    error = failure.exc_value or failure.exc_type()
+    try:
+        log.critical(
+            "%s failed; the process ends",
+            name,
+            exc_info=(failure.exc_type, error, failure.exc_traceback),
+        )
+    finally:  # there may be no memory left to say it with
+        os._exit(EXIT_FAILED)
 
 
 def stop_event() -> threading.Event:
