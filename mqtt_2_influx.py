@@ -271,10 +271,7 @@ class Writer:
 
     def _forget(self, piece: Piece) -> None:
         """Remove from disk what the database has."""
-        try:
-            self._spool.remove(piece)
-        except SpoolError as error:
-            self._note_spool_trouble(str(error))
+        self._spool.remove(piece)
         if not self._spool and self._is_catching_up:
             self._is_catching_up = False
             log.info("all points kept on disk are stored")

@@ -3,7 +3,6 @@
 import logging
 import queue
 import threading
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -108,17 +107,13 @@ class Outbox:
         while not is_stopping:
             service.beat(LONGEST_TURN_S)
             is_stopping = self._handle_events()
-            # Each for itself: draining the spool makes the room that keeping may lack.
-            self._attempt(self._keep_held)
-            self._attempt(self._advance_spool)
-
-    def _attempt(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except SpoolError as error:
-            if not self._has_trouble:
-                log.error("readings are lost if the broker stays away: %s", error)
-            self._has_trouble = True
+            try:
+                self._keep_held()
+            except SpoolError as error:
+                if not self._has_trouble:
+                    log.error("readings are lost if the broker stays away: %s", error)
+                self._has_trouble = True
+            self._advance_spool()  # which makes the room that may be missing
 
     def _handle_events(self) -> bool:
         """Wait for an event, handle it and all others at hand; return whether to stop."""

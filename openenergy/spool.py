@@ -68,6 +68,8 @@ class Spool:
         Raises SpoolError if there is no room, in the spool or on the disk; nothing is kept then.
         """
         with self._lock:
+            if not self._is_open:
+                self._open()
             with self._transaction() as database:
                 database.executemany("INSERT INTO spool (items, content) VALUES (?, ?)", records)
                 if self._used_bytes() > self._limit_bytes:
@@ -81,6 +83,8 @@ class Spool:
         last = taken = 0
         records: list[Record] = []
         with self._lock:
+            if not self._is_open:
+                return None
             rows = self._rows_left()
             for row_id, row_items, content in rows:
                 if records and taken + row_items > items:
@@ -94,16 +98,17 @@ class Spool:
         """Forget records that are delivered; a file without others is begun anew.
 
         A disk that is full cannot even note what is gone: that is passed over then, and the new
-        file makes room. Raises SpoolError if there can be no new file.
+        file makes room. If there is not enough for that either, `append` will try it again.
         """
         with self._lock:
             self._items -= sum(record.items for record in piece.records)
             self._delivered = piece.last
-            if self._rows_left().fetchone() is None:
-                self._begin_anew()
-            else:
-                with contextlib.suppress(SpoolError), self._transaction() as database:
-                    database.execute("DELETE FROM spool WHERE id <= ?", (piece.last,))
+            with contextlib.suppress(SpoolError):
+                if self._rows_left().fetchone() is None:
+                    self._begin_anew()
+                else:
+                    with self._transaction() as database:
+                        database.execute("DELETE FROM spool WHERE id <= ?", (piece.last,))
 
     def close(self) -> None:
         """Close the file."""
@@ -118,15 +123,16 @@ class Spool:
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(f"{self._path}: {error}") from error
         self._delivered = 0  # the last row that need not be delivered, still in the file or not
+        self._is_open = True
 
     def _begin_anew(self) -> None:
         self._database.close()
-        for suffix in (
-            "-wal",
-            "-shm",
-            "",
-        ):  # a journal left alone would be taken for the next one's
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        self._is_open = False
+        try:
+            for suffix in ("-wal", "-shm", ""):  # a journal left alone would join the next file
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        except OSError as error:
+            raise SpoolError(f"{self._path}: {error}") from error
         self._open()
 
     def _rows_left(self) -> sqlite3.Cursor:
