@@ -1,12 +1,7 @@
-"""What the spool makes of SIGKILL, torn and damaged files, and a disk that is full."""
+"""What the spool makes of SIGKILL, and of torn and damaged files."""
 
-import contextlib
-import json
-import os
 import random
-import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,48 +28,6 @@ while True:
     print(number, flush=True)
 """
 
-# Fills the disk, and is killed; or gets room, or does not, delivers everything and keeps more.
-FILLER = """
-import json, os, resource, signal, sys
-from pathlib import Path
-from openenergy.spool import Record, Spool, SpoolError
-
-def keep(number):
-    spool.append([Record(1, b"%d" % number + bytes(5000))])
-
-path = Path(sys.argv[1])
-ballast = path.with_name("ballast")
-if not ballast.exists():  # no disk of our own: limit the size of our files instead
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
-spool = Spool(path, 256 * 2**20)
-kept, errors, delivered = 0, [], []
-while len(errors) < 3:
-    try:
-        keep(kept)
-        kept += 1
-    except SpoolError as error:
-        errors.append(str(error))
-if sys.argv[2] == "killed":
-    print(json.dumps([errors, kept, delivered]), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "gets room":
-    ballast.unlink(missing_ok=True)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    keep(kept)
-    kept += 1
-assert len(spool) == kept
-while piece := spool.oldest(7):
-    delivered += [int(record.content.rstrip(bytes(1))) for record in piece.records]
-    spool.remove(piece)
-assert len(spool) == 0
-keep(kept)
-print(json.dumps([errors, kept, delivered]), flush=True)
-"""
-
-
-def run_python(program: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-c", program, *map(str, arguments)]
-
 
 def contents(path: Path) -> list[bytes]:
     """Return what is in a spool, from its oldest to its newest record."""
@@ -93,7 +46,7 @@ def test_after_sigkill_everything_is_there_whose_append_had_returned(tmp_path: P
     chance = random.Random(1)
     there: list[bytes] = []
     for _ in range(5):
-        argv = run_python(APPENDER, path, len(there))
+        argv = [sys.executable, "-c", APPENDER, str(path), str(len(there))]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=REPOSITORY) as appender:
             assert appender.stdout
             said = [appender.stdout.readline() for _ in range(chance.randrange(1, 60))]
@@ -194,65 +147,4 @@ def test_an_empty_file_is_a_new_spool(tmp_path: Path, content: bytes) -> None:
     spool = Spool(path, MIB)
     spool.append([Record(1, b"new")])
     spool.close()
-    assert contents(path) == [b"new"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 1 MiB, with something on it that can be removed."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    try:
-        (folder / "ballast").write_bytes(bytes(400_000))
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill_a_disk(path: Path, then: str) -> tuple[int, list[int]]:
-    """Return how many records were kept, and which of them delivered."""
-    argv = run_python(FILLER, path, then)
-    filler = subprocess.run(argv, stdout=subprocess.PIPE, cwd=REPOSITORY, check=False, timeout=60)
-    assert filler.returncode == (-signal.SIGKILL if then == "killed" else 0)
-    errors, kept, delivered = json.loads(filler.stdout)
-    assert kept > 10
-    assert all(re.fullmatch(rf"{path}: (disk|database or disk) .*", each) for each in errors)
-    return kept, delivered
-
-
-@pytest.mark.parametrize("then", ["gets room", "gets none"])
-def test_a_full_disk_loses_nothing_and_is_no_dead_end(small_disk: Path, then: str) -> None:
-    path = small_disk / "some.spool"
-    kept, delivered = fill_a_disk(path, then)
-    assert delivered == list(range(kept))
-    assert contents(path) == [b"%d" % kept]
-
-
-@pytest.mark.parametrize("then", ["gets room", "gets none"])
-def test_nor_is_a_limit_on_the_size_of_files(tmp_path: Path, then: str) -> None:
-    path = tmp_path / "some.spool"
-    kept, delivered = fill_a_disk(path, then)
-    assert delivered == list(range(kept))
-    assert contents(path) == [b"%d" % kept]
-
-
-def test_a_spool_on_a_full_disk_can_be_opened_after_a_crash_and_drained(small_disk: Path) -> None:
-    path = small_disk / "some.spool"
-    kept, _ = fill_a_disk(path, "killed")
-    more = os.open(small_disk / "more", os.O_WRONLY | os.O_CREAT)
-    with contextlib.suppress(OSError):
-        while os.write(more, bytes(4096)):
-            pass
-    os.close(more)
-    spool = Spool(path, MIB)
-    delivered: list[bytes] = []
-    while piece := spool.oldest(7):
-        delivered += [record.content.rstrip(b"\0") for record in piece.records]
-        spool.remove(piece)
-    spool.append([Record(1, b"new")])
-    spool.close()
-    assert delivered == numbers(kept)
     assert contents(path) == [b"new"]
