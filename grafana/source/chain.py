@@ -50,12 +50,14 @@ def _missing() -> list[Json]:
             description="60 for an interval of 1 s; for ranges of up to two days.",
         ),
         lines(
-            "Minutes with a reading of the power, by hour",
+            "Minutes with a reading of the power",
             target(queries.minutes_measured(), "$tag_switch"),
             size=(12, 9),
-            calcs=["min", "sum"],
+            calcs=["min", "mean"],
+            unit="percent",
             interval="1h",
-            description="60 is all; the first and the last hour shown are not whole.",
+            maxDataPoints=queries.MAX_DATA_POINTS,
+            description="Of each hour, or longer; the first and the last shown are not whole.",
         ),
         table(
             "Gaps",
@@ -67,7 +69,7 @@ def _missing() -> list[Json]:
             transformations=[{"id": "merge", "options": {}}],
             description=(
                 "Of more than a minute; in ranges of more than six hours quarter hours without"
-                " a reading of the power."
+                " a reading of the power; none in ranges of more than three months."
             ),
             overrides=[
                 override("Time", displayName="Until"),

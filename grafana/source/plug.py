@@ -26,10 +26,12 @@ def _measured() -> list[Json]:
     return [
         lines(
             "Least and greatest power",
-            target(queries.over_time("power", "min"), "$tag_switch least", ref="A"),
-            target(queries.over_time("power", "max"), "$tag_switch greatest", ref="B"),
-            target(queries.over_long_time('min("power_min")'), "$tag_switch least", ref="C"),
-            target(queries.over_long_time('max("power_max")'), "$tag_switch greatest", ref="D"),
+            target(queries.power_limits(), "$tag_switch $col", ref="A"),
+            target(
+                queries.over_long_time('min("power_min") AS "least", max("power_max") AS "most"'),
+                "$tag_switch $col",
+                ref="B",
+            ),
             size=(12, 8),
             unit="watt",
             maxDataPoints=MAX_DATA_POINTS,

@@ -19,6 +19,7 @@ QUARTER_HOUR: Final = "quarter_hour"
 MAX_DATA_POINTS: Final = 300
 DETAIL_MS: Final = 900_000
 GAPS_MS: Final = 90_000
+LONG_GAPS_MS: Final = 30_000_000
 DETAIL: Final = f"$__interval_ms < {DETAIL_MS}"
 OVERVIEW: Final = f"$__interval_ms >= {DETAIL_MS}"
 
@@ -99,6 +100,14 @@ def over_time(quantity: str, function: str = "mean", fill: str = "null") -> str:
     return (
         f'SELECT {function}("{quantity}") FROM "{quantity}"'
         f' WHERE {DETAIL} AND {PLUGS} GROUP BY time($__interval), "switch" fill({fill})'
+    )
+
+
+def power_limits() -> str:
+    """Return a query for the least and the most power of each switch, from single readings."""
+    return (
+        'SELECT min("power") AS "least", max("power") AS "most" FROM "power"'
+        f' WHERE {DETAIL} AND {PLUGS} GROUP BY time($__interval), "switch" fill(null)'
     )
 
 
@@ -186,16 +195,16 @@ def link(field: str, function: str, tag: str, fill: str = "null") -> str:
 def readings_per_minute() -> str:
     """Return a query for the readings of each switch per minute, in short ranges."""
     return (
-        f'SELECT count("relay") FROM "relay" WHERE {DETAIL} AND {PLUGS}'
-        ' GROUP BY time(1m), "switch" fill(0)'
+        'SELECT count("relay") * 60000 / $__interval_ms FROM "relay"'
+        f' WHERE {DETAIL} AND {PLUGS} GROUP BY time($__interval), "switch" fill(0)'
     )
 
 
 def minutes_measured() -> str:
-    """Return a query for the minutes of each hour that have a reading of the power."""
+    """Return a query for how many of all minutes have a reading of the power, %."""
     return (
-        f'SELECT sum("minutes") FROM "{QUARTER_HOUR}" WHERE {PLUGS}'
-        ' GROUP BY time(1h), "switch" fill(0)'
+        f'SELECT sum("minutes") * 6000000 / $__interval_ms FROM "{QUARTER_HOUR}" WHERE {PLUGS}'
+        ' GROUP BY time($__interval), "switch" fill(0)'
     )
 
 
@@ -212,10 +221,14 @@ def gaps() -> str:
 
 
 def long_gaps() -> str:
-    """Return a query for when and how long, in s, a switch had no quarter hours, in any range."""
+    """Return a query for when and how long, in s, a switch had no quarter hours.
+
+    In ranges of six hours to three months.
+    """
     return (
         f'SELECT "gap" - 900 AS "gap" FROM (SELECT elapsed("minutes", 1s) AS "gap"'
-        f' FROM "{QUARTER_HOUR}" WHERE $__interval_ms >= {GAPS_MS} AND {PLUGS} GROUP BY "switch"'
+        f' FROM "{QUARTER_HOUR}" WHERE $__interval_ms >= {GAPS_MS}'
+        f' AND $__interval_ms < {LONG_GAPS_MS} AND {PLUGS} GROUP BY "switch"'
         ') WHERE "gap" > 900 AND $timeFilter GROUP BY "switch"'
     )
 

@@ -95,7 +95,7 @@ def _write_rest_of_year(session: requests.Session, url: str, until_s: int) -> No
 
 
 def measure(database: InfluxDB1) -> Iterator[tuple[str, str, float]]:
-    """Yield range, panel and seconds for all its queries together, the slower of two runs."""
+    """Yield range, panel and seconds for all its queries together, the fastest of three runs."""
     for path in sorted((FOLDER / "dashboards").iterdir()):
         dashboard = json.loads(path.read_text())
         if path.stem == "lorawan":
@@ -103,10 +103,10 @@ def measure(database: InfluxDB1) -> Iterator[tuple[str, str, float]]:
         for shown in SHOWN:
             seconds: dict[str, float] = {}
             for query in expand.dashboard_queries(dashboard, END, ALL, shown):
+                assert not query.has_unexpanded(), query.expanded
                 name = query.source.rsplit(" / ", 1)[0]
-                seconds[name] = seconds.get(name, 0.0) + max(
-                    _timed(database, query.expanded) for _ in range(2)
-                )
+                fastest = min(_timed(database, query.expanded) for _ in range(3))
+                seconds[name] = seconds.get(name, 0.0) + fastest
             for name, duration in seconds.items():
                 yield shown or dashboard["time"]["from"], name, duration
 

@@ -32,6 +32,7 @@ UNITS: Final = {
     "celsius": "°C",
     "humidity": "%",
     "volt": "V",
+    "percent": "%",
     "s": "s",
     "h": "h",
 }
@@ -56,7 +57,11 @@ def draw(home: Household, dashboard: Json) -> str:
     answers: dict[int, Answers] = {panel["id"]: [] for panel in dashboard["panels"]}
     for query in expand.dashboard_queries(dashboard, household.NOW, household.ALL):
         (target,) = (t for t in query.panel["targets"] if query.source.endswith(f"/ {t['refId']}"))
-        answers[query.panel["id"]] += [(target, query, each) for each in home.ask(query.expanded)]
+        answers[query.panel["id"]] += [
+            (target, query, part)
+            for each in home.ask(query.expanded)
+            for part in ([each] if target["resultFormat"] == "table" else by_column(each))
+        ]
     height = HEAD + CELL[1] * max(
         p["gridPos"]["y"] + p["gridPos"]["h"] for p in dashboard["panels"]
     )
@@ -69,6 +74,17 @@ def draw(home: Household, dashboard: Json) -> str:
     for panel in dashboard["panels"]:
         parts += _panel(panel, answers[panel["id"]], dashboard)
     return "\n".join([*parts, "</svg>", ""])
+
+
+def by_column(series: Series) -> list[Series]:
+    """Return one series for each field, as Grafana makes of time series."""
+    return [
+        Series(
+            series.name, series.tags, ["time", name], [[each[0], each[i]] for each in series.values]
+        )
+        for i, name in enumerate(series.columns)
+        if name != "time"
+    ]
 
 
 def _panel(panel: Json, answers: Answers, dashboard: Json) -> Iterator[str]:
@@ -295,7 +311,7 @@ def _text(  # noqa: PLR0913, PLR0917 - as in SVG
 
 def _name(target: Json, _query: Query, series: Series) -> str:
     """Return the name that the alias gives a series."""
-    alias = target["alias"] or "value"
+    alias = (target["alias"] or "value").replace("$col", series.columns[-1])
     return re.sub(r"\$tag_(\w+)", lambda tag: series.tags.get(tag[1], ""), alias).strip()
 
 
