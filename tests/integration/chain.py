@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from demo.parts import InfluxDB1, Mosquitto, Script, VictoriaMetrics, write_config
+from demo.parts import HOST, InfluxDB1, Mosquitto, Script, VictoriaMetrics, write_config
+from demo.process import free_port, wait_until
 from tests.fault_proxy import FaultProxy
 from tests.integration.running import Table, mqtt_table
 from tests.publishing import Publisher, stored, wait_until_stored
@@ -30,6 +31,11 @@ class Chain(NamedTuple):
             dropped = [line for line in self.broker.log().splitlines() if "dropped" in line]
             error.add_note(f"mosquitto's log: {dropped}")
             raise
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until the broker has confirmed `count` messages more."""
+        target = len(self.publisher.points) + count
+        wait_until(lambda: len(self.publisher.points) >= target, 30, f"{count} messages more")
 
     def restart_writer(self) -> None:
         """Start the writer again when it has ended, and wait until it is at work."""
@@ -69,3 +75,17 @@ def running_chain(
         writer.wait_for_log(CONNECTED, 30)
         publisher = running.enter_context(Publisher(broker.port, distrust_s=distrust_s))
         yield Chain(broker, database, proxy, writer, publisher)
+
+
+@contextlib.contextmanager
+def chain_behind_a_route(
+    folder: Path, *, broker_config: str = ""
+) -> Iterator[tuple[Chain, FaultProxy]]:
+    """Run a chain whose writer, alone, reaches the broker by a route that can fail."""
+    port = free_port()
+    listener = f"listener {port} {HOST}\n{broker_config}"
+    with (
+        FaultProxy(port, http=False) as route,
+        running_chain(folder, broker_config=listener, MQTT={"port": route.port}) as chain,
+    ):
+        yield chain, route
