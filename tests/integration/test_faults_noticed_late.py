@@ -18,7 +18,7 @@ from demo.switches import SwitchSpec
 from tests.fault_proxy import FaultProxy
 from tests.integration.chain import CONNECTED, chain_behind_a_route, running_chain
 from tests.integration.readings import recorded, wait_until_published
-from tests.integration.running import plugs, readings
+from tests.integration.running import plugs, readings, wait_for_readings
 
 LATER = r"published \d+ readings kept on disk"
 
@@ -51,7 +51,8 @@ def network_of_the_plugs_swallows_everything(folder: Path) -> None:
             broker=broker,
         ) as bench,
     ):
-        bench.script.wait_for_log(LATER)  # what was read before it was connected
+        lamp = bench.switches["lamp"]
+        wait_for_readings(lamp, 10)
         route.blackhole()
         began = time.monotonic()
         bench.script.wait_for_log("connection lost", 90)
@@ -61,7 +62,6 @@ def network_of_the_plugs_swallows_everything(folder: Path) -> None:
         route.pass_through()
         bench.script.wait_for_log(LATER, 30, after=beginning)
         assert bench.script.terminate().status == 0
-        lamp = bench.switches["lamp"]
         wait_until_published(lamp, stream, unless=readings(lamp)[-1].__eq__)
 
 
