@@ -308,6 +308,7 @@ def _no_answer(error: Exception, timeout_s: float) -> str:
     for sign, words in (
         ("refused", "connection refused"),
         ("timed out", f"no answer within {timeout_s:g} s"),
+        ("Connection aborted", "it hung up"),
         ("Name or service not known", "its name is unknown"),
         ("Temporary failure in name resolution", "its name cannot be looked up"),
         ("certificate verify failed", "its certificate is not trusted"),

@@ -1,6 +1,7 @@
 """The database fails: its points wait on disk, and the broker is relieved of them meanwhile."""
 
 import email.utils
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +36,12 @@ def test_outage_of_100_000_messages(
             database.create_database("energy")
         with running_chain(tmp_path, database=database) as chain:
             chain.publisher.publish(500)
+            chain.wait_until_stored()
             database.stop()
             chain.publisher.publish(100_000, rate=12_000)
             assert peak_mib(chain.writer.pid) < LIMIT_MIB
+            log = chain.writer.log()
+            assert re.search("takes no points: (it hung up|connection refused); keeping them", log)
             database.start()
             chain.writer.terminate()  # which need not be; but its next attempt might be 30 s away
             chain.restart_writer()
