@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration.chain import CONNECTED, Chain, running_chain
 
-SECONDS: Final = float(os.environ.get("OPENENERGY_CHAOS_SECONDS", "30"))
+SECONDS: Final = float(os.environ.get("OPENENERGY_CHAOS_SECONDS", "60"))
 SEED: Final = int(os.environ.get("OPENENERGY_CHAOS_SEED", "1"))
 RATE: Final = 300.0
 # mosquitto keeps 1,000 messages for a subscriber that is away, those included that it had in hand,
