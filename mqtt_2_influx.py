@@ -20,7 +20,7 @@ from openenergy.spool import Piece, Record, Spool, SpoolError
 from openenergy.subscriptions import Subscriptions
 
 SCRIPT: Final = "mqtt_2_influx"
-# A write that takes longer has the messages behind it put on disk.
+# A write that takes longer has its messages, and those behind it, put on disk.
 PATIENCE_S: Final = 1.0
 # A write that takes longer than this, with all its splitting, has come to nothing.
 LONGEST_WRITE_S: Final = 600.0
@@ -91,6 +91,10 @@ class Batch(NamedTuple):
 
     lines: list[str]
     deliveries: list[tuple[mqtt.Client, int]]
+
+
+# Stands for a batch that was put on disk while it was being written: it will be written again.
+KEPT: Final = Batch([], [])
 
 
 class Writer:
@@ -202,10 +206,12 @@ class Writer:
         job, self._sending = self._sending, None
         if isinstance(outcome, influx.UnavailableError):
             self._note_trouble(outcome)
-            if isinstance(job, Batch):
+            if isinstance(job, Batch) and job is not KEPT:
                 self._waiting.appendleft(job)
             return
         self._note_recovery()
+        if job is KEPT:
+            return
         for rejection in outcome:
             self._lines.refusals.add(rejection.line, f"InfluxDB: {rejection.reason}")
         if isinstance(job, Batch):
@@ -247,8 +253,16 @@ class Writer:
             self._sender.send(text.decode().split("\n"))
 
     def _relieve(self) -> None:
-        """Put on disk what the database does not take now, and what waits for too long a write."""
+        """Put on disk what the database does not take now, and what waits for too long a write.
+
+        What is being written goes there first: it takes its part of the broker's window, which may
+        be 20 messages, until it is acknowledged.
+        """
         is_slow = self._sending and time.monotonic() - self._sender.began_s > PATIENCE_S
+        if is_slow and isinstance(self._sending, Batch) and self._sending is not KEPT:
+            if not self._keep(self._sending):
+                return
+            self._sending = KEPT
         while self._waiting and (self._database_trouble or is_slow):
             if not self._keep(self._waiting[0]):
                 return
@@ -283,7 +297,7 @@ class Writer:
             self._advance()
             self._wake.wait(0.02)
             self._wake.clear()
-        if isinstance(self._sending, Batch):
+        if isinstance(self._sending, Batch) and self._sending is not KEPT:
             self._waiting.appendleft(self._sending)
         self._collect()
         while self._waiting and self._keep(self._waiting[0]):

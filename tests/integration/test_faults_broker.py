@@ -11,6 +11,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from demo.parts import HOST
 from demo.process import free_port
 from tests.integration.chain import CONNECTED, chain_behind_a_route, running_chain
@@ -86,7 +88,9 @@ def test_messages_that_come_again_are_one_point_each(tmp_path: Path) -> None:
         assert len(again) >= 300
 
 
-def test_mqtt_3_1_1_with_its_window_of_20(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["refuse", "hang"])
+def test_mqtt_3_1_1_with_its_window_of_20(tmp_path: Path, fault: str) -> None:
+    """A write that hangs must not keep those 20 from us until it has timed out, after 10 s."""
     port = free_port()
     listener = f"listener {port} {HOST}"
     with (
@@ -94,10 +98,10 @@ def test_mqtt_3_1_1_with_its_window_of_20(tmp_path: Path) -> None:
         running_chain(tmp_path, broker_config=listener, MQTT={"port": old.port}) as chain,
     ):
         chain.writer.wait_for_log(r"connected to broker .* \(MQTT 3.1.1\)")
-        with chain.publisher.in_background(500):
-            chain.wait_for_more(300)
-            chain.proxy.refuse()
-            chain.wait_for_more(1200)  # more than the broker would keep
+        with chain.publisher.in_background(400):
+            chain.wait_for_more(200)
+            getattr(chain.proxy, fault)()
+            chain.wait_for_more(1600)  # more than the broker would keep
             chain.broker.restart()
             chain.wait_for_more(300)
             chain.proxy.pass_through()
