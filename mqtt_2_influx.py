@@ -20,8 +20,10 @@ from openenergy.spool import Piece, Record, Spool, SpoolError
 from openenergy.subscriptions import Subscriptions
 
 SCRIPT: Final = "mqtt_2_influx"
-# A write that takes longer has its messages, and those behind it, put on disk.
+# A write that takes longer has its messages, and those behind it, put on disk: after a second, and
+# before so fast a stream has used up the broker's window.
 PATIENCE_S: Final = 1.0
+FAST_STREAM: Final = 300  # messages/s
 # A write that takes longer than this, with all its splitting, has come to nothing.
 LONGEST_WRITE_S: Final = 600.0
 LONGEST_TURN_S: Final = 60.0
@@ -178,10 +180,13 @@ class Writer:
     def _pause_s(self) -> float:
         """Return how long nothing needs doing unless something happens."""
         if self._sending:
-            return PATIENCE_S
+            return self._patience_s()
         if self._database_trouble:
             return min(max(0.0, self._retry_at_s - time.monotonic()), 1.0)
         return 1.0
+
+    def _patience_s(self) -> float:
+        return min(PATIENCE_S, self._connection.window / FAST_STREAM)
 
     def _report(self) -> None:
         """Log the counts once a minute."""
@@ -258,7 +263,7 @@ class Writer:
         What is being written goes there first: it takes its part of the broker's window, which may
         be 20 messages, until it is acknowledged.
         """
-        is_slow = self._sending and time.monotonic() - self._sender.began_s > PATIENCE_S
+        is_slow = self._sending and time.monotonic() - self._sender.began_s > self._patience_s()
         if is_slow and isinstance(self._sending, Batch) and self._sending is not KEPT:
             if not self._keep(self._sending):
                 return

@@ -55,8 +55,10 @@ SILENT_REFUSALS: Final = 3
 UNSUPPORTED_PROTOCOL: Final = 0x84
 TAKEN_OVER: Final = 0x8E
 KEEP_ALIVE_TIMEOUT: Final = 0x8D
-# Brokers deliver at least so many messages before they wait for an acknowledgement. Fewer in one
-# read mean that the stream is slow: the next read then waits, and finds several at once.
+# mosquitto's window for clients that name none, as MQTT 3.1.1 cannot.
+DEFAULT_WINDOW: Final = 20
+# Fewer messages in one read mean that the stream is slow, unless the broker may not send more: the
+# next read then waits, and finds several at once.
 SMALL_READ: Final = 20
 GATHER_S: Final = 0.05
 # How long not to read when there is no room for more messages.
@@ -152,6 +154,12 @@ class Broker:
     def connected(self) -> bool:
         """Whether messages can be published now."""
         return self._client is not None
+
+    @property
+    def window(self) -> int:
+        """How many messages the broker sends before it waits for an acknowledgement."""
+        is_v5 = self._protocol == MQTTProtocolVersion.MQTTv5
+        return self._session.window if self._session and is_v5 else DEFAULT_WINDOW
 
     def start(self) -> None:
         """Connect, now or whenever the broker is there."""
@@ -277,7 +285,7 @@ class Broker:
                 self._clear_wake()
             if has_buffered or connection in readable:
                 client.read(self._messages)
-                if self._session and 0 < len(self._messages) < SMALL_READ:
+                if self._session and 0 < len(self._messages) < min(SMALL_READ, self.window):
                     read_at = time.monotonic() + GATHER_S
                 self._hand_over()
             client.loop_write()

@@ -136,12 +136,7 @@ class Publisher:
         self._sent += 1
         identifier = self._sent % 65535 + 1
         self._unconfirmed[identifier] = point
-        topic = f"@update/{point.switch}/monitoring/{point.quantity}".encode()
-        content = {"value": point.value, "unit": "W", "time": point.time}
-        return _packet(
-            0x32,
-            _string(topic) + identifier.to_bytes(2, "big") + b"\0" + json.dumps(content).encode(),
-        )
+        return publish_packet(identifier, point)
 
     def _connect(self) -> socket.socket:
         connection = socket.create_connection((HOST, self._port), timeout=5)
@@ -194,6 +189,20 @@ class Publisher:
             self._next_at_s = time.monotonic() + 0.05
         else:
             raise RuntimeError(f"the broker refuses {point}: {reason:#x}")
+
+
+def publish_packet(identifier: int, point: Point) -> bytes:
+    """Return a point as a PUBLISH packet of QoS 1 (MQTT 5, section 3.3)."""
+    topic = f"@update/{point.switch}/monitoring/{point.quantity}".encode()
+    content = {"value": point.value, "unit": "W", "time": point.time}
+    no_properties = b"\0"
+    return _packet(
+        0x32,
+        _string(topic)
+        + identifier.to_bytes(2, "big")
+        + no_properties
+        + json.dumps(content).encode(),
+    )
 
 
 def _string(text: bytes) -> bytes:

@@ -9,14 +9,23 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from demo.parts import HOST
+from demo.parts import HOST, InfluxDB1, Script
 from demo.process import free_port
-from tests.integration.chain import CONNECTED, chain_behind_a_route, running_chain
+from tests.fault_proxy import FaultProxy
+from tests.integration.chain import (
+    CONNECTED,
+    chain_behind_a_route,
+    running_chain,
+    write_writer_config,
+)
 from tests.integration.old_broker import REFUSALS, OldBroker
+from tests.publishing import Point, publish_packet
+from tests.unit.test_broker_paho import read_packet
 
 IDENTITY = f"mqtt_2_influx-{socket.gethostname()}"
 
@@ -88,9 +97,11 @@ def test_messages_that_come_again_are_one_point_each(tmp_path: Path) -> None:
         assert len(again) >= 300
 
 
-@pytest.mark.parametrize("fault", ["refuse", "hang"])
-def test_mqtt_3_1_1_with_its_window_of_20(tmp_path: Path, fault: str) -> None:
-    """A write that hangs must not keep those 20 from us until it has timed out, after 10 s."""
+@pytest.mark.parametrize("fault", [FaultProxy.refuse, FaultProxy.hang])
+def test_mqtt_3_1_1_with_its_window_of_20(
+    tmp_path: Path, fault: Callable[[FaultProxy], None]
+) -> None:
+    """A write that takes its time must not keep the next 20 from us."""
     port = free_port()
     listener = f"listener {port} {HOST}"
     with (
@@ -100,9 +111,50 @@ def test_mqtt_3_1_1_with_its_window_of_20(tmp_path: Path, fault: str) -> None:
         chain.writer.wait_for_log(r"connected to broker .* \(MQTT 3.1.1\)")
         with chain.publisher.in_background(400):
             chain.wait_for_more(200)
-            getattr(chain.proxy, fault)()
+            fault(chain.proxy)
             chain.wait_for_more(1600)  # more than the broker would keep
             chain.broker.restart()
             chain.wait_for_more(300)
             chain.proxy.pass_through()
         chain.wait_until_stored()
+
+
+def acknowledged_within(seconds: float, wire: socket.socket, window: int) -> int:
+    """Send messages, never more than `window` before they are acknowledged; count those."""
+    wire.settimeout(30)
+    deadline = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < deadline:
+        points = [Point.number(count + each) for each in range(window)]
+        wire.sendall(b"".join(publish_packet(1 + each, point) for each, point in enumerate(points)))
+        for _ in points:
+            assert read_packet(wire)[0] == 0x40
+        count += window
+    return count
+
+
+@pytest.mark.parametrize("window", [20, 5])
+def test_slow_writes_do_not_use_a_small_window_up(
+    tmp_path: Path, influxdb: InfluxDB1, window: int
+) -> None:
+    """Else that window for each write, of 0.5 s here, is all that comes, and the queue overflows.
+
+    A broker by hand keeps to its window, as mosquitto does from 2.0.13 on.
+    """
+    with (
+        FaultProxy(influxdb.port) as proxy,
+        socket.create_server((HOST, 0)) as listener,
+    ):
+        proxy.pass_through(delay_s=0.5)
+        config = write_writer_config(
+            tmp_path / "writer.toml",
+            listener.getsockname()[1],
+            {"InfluxDB": {"url": proxy.url, "database": "energy", "window": window}},
+        )
+        with Script("mqtt_2_influx.py", config):
+            wire, _ = listener.accept()
+            with wire:
+                for answer in (b"\x20\x03\0\0\0", b"\x90\x04\0\x01\0\x01", b"\x40\x02\0\x02"):
+                    read_packet(wire)  # CONNECT, SUBSCRIBE, PUBLISH
+                    wire.sendall(answer)
+                assert acknowledged_within(5, wire, window) > 20 * window
