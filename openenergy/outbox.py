@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,8 +17,9 @@ from openenergy.spool import Piece, Record, Spool, SpoolError
 MAX_UNCONFIRMED: Final = 2000
 # Messages that the spool does not take either, its disk being full; the newest are lost then.
 MAX_HELD: Final = 20_000
+# A broker that has confirmed nothing for so long may be gone, though the connection tells us later.
+PATIENCE_S: Final = 1.0
 PIECE: Final = 500
-SPOOL_RETRY_S: Final = 2.0
 LONGEST_TURN_S: Final = 60.0
 
 log = logging.getLogger("outbox")
@@ -64,6 +66,7 @@ class Outbox:
         ] = queue.SimpleQueue()
         self._states: dict[str, Message] = {}
         self._unconfirmed: dict[tuple[mqtt.Client, int], Message] = {}
+        self._waiting_since_s = 0.0  # for the next confirmation
         self._held: list[Message] = []
         self._piece: Piece | None = None
         self._piece_unconfirmed: set[tuple[mqtt.Client, int]] = set()
@@ -107,6 +110,7 @@ class Outbox:
         while not is_stopping:
             service.beat(LONGEST_TURN_S)
             is_stopping = self._handle_events()
+            self._doubt_silence()
             try:
                 self._keep_held()
             except SpoolError as error:
@@ -118,12 +122,13 @@ class Outbox:
     def _handle_events(self) -> bool:
         """Wait for an event, handle it and all others at hand; return whether to stop."""
         try:
-            event = self._events.get(timeout=SPOOL_RETRY_S)
+            event = self._events.get(timeout=PATIENCE_S)
             while True:
                 match event:
                     case Message():
                         self._deliver(event)
                     case _Confirmed():
+                        self._waiting_since_s = time.monotonic()
                         self._unconfirmed.pop(event, None)
                         self._piece_unconfirmed.discard(event)
                     case _Connected():
@@ -142,6 +147,8 @@ class Outbox:
         if len(self._unconfirmed) < MAX_UNCONFIRMED:
             sent = self._broker.publish(message.topic, message.payload, retain=message.retain)
             if sent:
+                if not self._unconfirmed:
+                    self._waiting_since_s = time.monotonic()
                 self._unconfirmed[sent] = message
                 return
         if len(self._held) < MAX_HELD:
@@ -159,6 +166,15 @@ class Outbox:
         self._unconfirmed.clear()
         self._piece = None
         self._piece_unconfirmed.clear()
+
+    def _doubt_silence(self) -> None:
+        """Have what is not confirmed put on disk when nothing is confirmed any more.
+
+        What is confirmed after all is published twice, which is one point all the same.
+        """
+        if self._unconfirmed and time.monotonic() - self._waiting_since_s > PATIENCE_S:
+            self._held += self._unconfirmed.values()
+            self._unconfirmed.clear()
 
     def _keep_held(self) -> None:
         """Put on disk what could not be published, all in one commit."""

@@ -1,7 +1,9 @@
 """The broker is away, and plug_2_mqtt.py too: what was read is published in the end."""
 
+import os
 import random
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +95,27 @@ def test_script_is_killed_while_the_broker_is_away(tmp_path: Path) -> None:
         for switch in bench.switches.values():
             wait_until_published(switch, stream, unless=is_unsafe)
             assert len([each for each in readings(switch) if not is_unsafe(each)]) >= 15
+
+
+def test_script_is_killed_while_the_broker_hangs(tmp_path: Path) -> None:
+    """It looks connected, as it does for most of a minute when the network is gone."""
+    with three_plugs(tmp_path) as (bench, stream):
+        wait_for_readings_of_all(bench, 5)
+        os.kill(bench.broker.pid, signal.SIGSTOP)
+        wait_for_readings_of_all(bench, 40)
+        bench.script.kill()
+        killed = time.monotonic()
+        os.kill(bench.broker.pid, signal.SIGCONT)
+        bench.script.start()
+        bench.script.wait_for_log(LATER, 30)
+        assert bench.script.terminate().status == 0
+        ended = time.monotonic()
+
+        def is_unsafe(taken: float) -> bool:
+            return killed - 2 * UNSAFE_S < taken < killed or taken > ended - UNSAFE_S
+
+        for switch in bench.switches.values():
+            wait_until_published(switch, stream, unless=is_unsafe)
 
 
 def test_command_is_confirmed_at_once_while_a_large_spool_drains(tmp_path: Path) -> None:
