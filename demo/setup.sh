@@ -10,6 +10,7 @@ declare -A package_of=(
     [influx]=influxdb-client
     [influxd]=influxdb
     [mosquitto_sub]=mosquitto-clients
+    [pg_ctlcluster]=postgresql
     [update-ca-certificates]=ca-certificates
 )
 

@@ -6,7 +6,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 source demo/setup.sh
 
 need_programs mosquitto influxd victoria-metrics shellcheck debootstrap \
-    chromium certutil nginx openssl
+    chromium certutil nginx openssl pg_ctlcluster redis-server
 make_venv .venv-tests tests/requirements.txt requirements.txt demo/requirements.txt
 
 python=.venv-tests/bin/python
