@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Writes the configuration of ChirpStack 4 and its gateway bridge from the templates in this folder.
+# Usage: sudo ./configure.sh [WEB_ADDRESS]
+#
+# WEB_ADDRESS is where ChirpStack's pages are, 127.0.0.1:8081 unless told otherwise; it is kept.
+# Called again it changes nothing, unless a template, a secret or the web address changed. A file that
+# is replaced stays beside the new one as FILE.~1~, FILE.~2~ and so on. $PGPORT as for database.sh;
+# files go below $DESTDIR.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/../.."
+source integrations/chirpstack/common.sh
+
+main() {
+    local web_address=${1-}
+    if (($# > 1)) || [[ $web_address && ! $web_address =~ ^[0-9.]+:[0-9]+$ ]]; then
+        echo "Usage: sudo $0 [WEB_ADDRESS], for example 0.0.0.0:8081" >&2
+        exit 2
+    fi
+    open_secrets
+    [[ -z $web_address ]] || keep_web_address "$web_address"
+    render chirpstack.toml chirpstack
+    render region_eu868.toml chirpstack
+    render chirpstack-gateway-bridge.toml chirpstack-gateway-bridge
+}
+
+keep_web_address() {
+    sed -i '/^web_address=/d' "$SECRETS"
+    echo "web_address=$1" >>"$SECRETS"
+}
+
+# render TEMPLATE PACKAGE: into the package's folder, readable by its service and nobody else.
+render() {
+    local folder=${DESTDIR-}/etc/$2 target text web_address
+    target=$folder/$1
+    [[ -d $folder ]] || fail "There is no $folder: install the package $2 first."
+    web_address=$(kept web_address)
+    text=$(<"integrations/chirpstack/$1")
+    text=${text//@postgresql_password@/$(secret postgresql_chirpstack)}
+    text=${text//@postgresql_port@/${PGPORT:-5432}}
+    text=${text//@mqtt_password@/$(secret mqtt_chirpstack)}
+    text=${text//@api_secret@/$(secret api)}
+    text=${text//@web_address@/${web_address:-127.0.0.1:8081}}
+    if [[ -e $target && $(<"$target") == "$text" ]]; then
+        echo "Unchanged: $target"
+        return
+    fi
+    # The package gave the folder to the group its service runs as.
+    install --backup=numbered --group "$(stat --format %G "$folder")" --mode 640 \
+        /dev/stdin "$target" <<<"$text"
+    echo "Written: $target"
+}
+
+main "$@"
