@@ -44,6 +44,7 @@ render() {
         echo "Unchanged: $target"
         return
     fi
+    [[ ! -e $target ]] || echo "Replaced, but kept as $1.~NUMBER~: $target"
     # The package gave the folder to the group its service runs as.
     install --backup=numbered --group "$(stat --format %G "$folder")" --mode 640 \
         /dev/stdin "$target" <<<"$text"
