@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import time
@@ -145,6 +146,10 @@ class TestRestrictiveBroker:
                 assert script.terminate().status == 0
             assert warnings(running.log()) == []
         assert "Denied" not in broker.log()
+        # mosquitto denies no subscription: it lists them, and the last wills, indented.
+        topics = re.findall(r"^\d+: \t(\S+)", broker.log(), re.MULTILINE)
+        assert len(topics) >= 2 * len(SCRIPTS)
+        assert all(topic.startswith(("@update/", "@set/")) for topic in topics), topics
         with MqttClient(broker.host, broker.port) as client:
             client.publish("other/topic", b"")
             broker.wait_for_log("Denied PUBLISH")  # or the line above would say nothing
