@@ -46,7 +46,7 @@ render() {
     fi
     [[ ! -e $target ]] || echo "Replaced, but kept as $1.~NUMBER~: $target"
     # The package gave the folder to the group its service runs as.
-    install --backup=numbered --group "$(stat --format %G "$folder")" --mode 640 \
+    install --backup=numbered --group "$(stat --format %g "$folder")" --mode 640 \
         /dev/stdin "$target" <<<"$text"
     echo "Written: $target"
 }
