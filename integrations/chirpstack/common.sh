@@ -1,15 +1,17 @@
 # shellcheck shell=bash
 # What database.sh and configure.sh share: the secrets, which both make up and neither shows.
 
-# Not in /etc/chirpstack: that folder is given to the user chirpstack by every upgrade of the package
+# Not in /etc/chirpstack: every upgrade of the package gives that folder to the user chirpstack
 # (postinst of ChirpStack 4).
 SECRETS=${SECRETS:-/etc/openenergy/chirpstack.secrets}
 
-# open_secrets: for this user alone, whatever the file was before.
 open_secrets() {
-    mkdir -p "$(dirname "$SECRETS")"
-    (umask 077 && touch "$SECRETS") || fail "Only root can do that: sudo $0"
-    chmod 600 "$SECRETS"
+    make_secrets_file || fail "$SECRETS cannot be written. Only root can do that: sudo $0"
+}
+
+# make_secrets_file: for this user alone, whatever it was before.
+make_secrets_file() {
+    mkdir -p "$(dirname "$SECRETS")" && (umask 077 && touch "$SECRETS") && chmod 600 "$SECRETS"
 }
 
 # kept NAME: prints what is kept under that name, nothing if there is none.
@@ -19,8 +21,13 @@ kept() {
 
 # secret NAME: prints it; the first time it is made up. Hexadecimal: fits into SQL, URLs and TOML.
 secret() {
-    [[ -n $(kept "$1") ]] || echo "$1=$(openssl rand -hex 24)" >>"$SECRETS"
-    kept "$1"
+    local value
+    value=$(kept "$1")
+    if [[ -z $value ]]; then
+        value=$(openssl rand -hex 24) || return
+        echo "$1=$value" >>"$SECRETS"
+    fi
+    echo "$value"
 }
 
 fail() {

@@ -3,9 +3,9 @@
 # Usage: sudo ./configure.sh [WEB_ADDRESS]
 #
 # WEB_ADDRESS is where ChirpStack's pages are, 127.0.0.1:8081 unless told otherwise; it is kept.
-# Called again it changes nothing, unless a template, a secret or the web address changed. A file that
-# is replaced stays beside the new one as FILE.~1~, FILE.~2~ and so on. $PGPORT as for database.sh;
-# files go below $DESTDIR.
+# Called again it changes nothing, unless a template, a secret or the web address changed. A file
+# that is replaced stays beside the new one as FILE.~1~, FILE.~2~ and so on. $PGPORT as for
+# database.sh; files go below $DESTDIR.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 source integrations/chirpstack/common.sh

@@ -2,9 +2,9 @@
 # Makes ChirpStack's role and database in PostgreSQL, and repairs what is not as it should be.
 # Usage: sudo ./database.sh [--version 3|4]
 #
-# Called again it changes nothing. Roles get passwords of their own, kept in the file of secrets that
-# configure.sh fills in, and neither shown nor given to a program as an argument. $PGPORT and $PGHOST
-# (a socket's folder) say which server is meant, as for psql.
+# Called again it changes nothing. Roles get passwords of their own, kept in the file of secrets
+# that configure.sh fills in, and neither shown nor given to a program as an argument. $PGPORT and
+# $PGHOST (a socket's folder) say which server is meant, as for psql.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 source integrations/chirpstack/common.sh
@@ -41,6 +41,7 @@ usage() {
 provide() {
     local name=$1 extension
     shift
+    secret "postgresql_$name" >/dev/null
     make_role "$name"
     make_database "$name"
     for extension in "$@"; do

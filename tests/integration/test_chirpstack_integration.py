@@ -161,6 +161,28 @@ def test_secrets_are_no_programs_arguments(machine: Machine, tmp_path: Path) -> 
         assert secret not in said + seen
 
 
+def test_without_a_secret_nothing_is_written(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "machine")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "openssl").symlink_to("/bin/false")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    env = {"DESTDIR": str(machine.root), "PATH": path} | machine.secrets.env
+    for script in ("configure.sh", "database.sh"):
+        with pytest.raises(RefusedError):
+            run(FOLDER / script, env=env)
+    assert machine.secrets.all() == {}
+    assert list(machine.root.rglob("*.toml")) == []
+
+
+def test_where_only_root_may_write_one_line_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for script in ("configure.sh", "database.sh"):
+        with pytest.raises(
+            RefusedError, match=r"\n.*secrets cannot be written. Only root can do that: sudo"
+        ):
+            run(FOLDER / script, env={"SECRETS": f"{tmp_path}/file/secrets"})
+
+
 # --- What ChirpStack would do with it -----------------------------------------------------------
 
 
