@@ -8,6 +8,7 @@ source demo/setup.sh
 need_programs mosquitto influxd victoria-metrics shellcheck debootstrap \
     chromium certutil nginx openssl pg_ctlcluster redis-server
 make_venv .venv-tests tests/requirements.txt requirements.txt demo/requirements.txt
+make_venv .venv-thingsboard integrations/thingsboard/requirements.txt
 
 python=.venv-tests/bin/python
 "$python" -m ruff check --quiet
