@@ -14,7 +14,7 @@ import paho.mqtt.client as mqtt
 
 from openenergy import broker, config, influx, service
 from openenergy.backoff import Backoff
-from openenergy.lines import Lines, filters
+from openenergy.lines import Lines, filters, plug_filters
 from openenergy.sender import Sender
 from openenergy.spool import Piece, Record, Spool, SpoolError
 from openenergy.subscriptions import Subscriptions
@@ -64,6 +64,7 @@ def main() -> int:
             expiry_s=settings.influxdb.session_expiry,
             may_read=writer.has_room,
         ),
+        is_announced=bool(plug_filters(settings)),
     )
     writer.start(connection)
     connection.start()

@@ -115,10 +115,13 @@ class Broker:
         on_published: Callable[[mqtt.Client, int], None] | None = None,
         session: Session | None = None,
         keep_retain_flag: bool = False,
+        is_announced: bool = True,
     ) -> None:
         """Prepare; `start` connects.
 
         `former_filters` are those that the broker's session may still have from an earlier run.
+        Unless `is_announced`, nothing is published but what `publish` is called for, not even that
+        we are online: some brokers take nothing from their clients.
         With `keep_retain_flag` a message shows the flag it was published with (MQTT 5 only);
         else `retain` means that it was published before we subscribed.
         """
@@ -133,9 +136,8 @@ class Broker:
         self._on_published = on_published
         self._session = session
         self._keep_retain_flag = keep_retain_flag
-        self._online_topic = topics.measurement_topic(
-            settings.prefix_update, f"{script}-{service.hostname()}", "online"
-        )
+        self._is_announced = is_announced
+        self._online_topic = online_topic(settings, script)
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._answered = False
         self._taken_over = False
@@ -236,12 +238,13 @@ class Broker:
             reconnect_on_failure=False,
         )
         prepare(client, self._settings)
-        client.will_set(
-            self._online_topic,
-            topics.encode_measurement("online", 0, None),
-            qos=self._settings.qos,
-            retain=self._settings.retain,
-        )
+        if self._is_announced:
+            client.will_set(
+                self._online_topic,
+                topics.encode_measurement("online", 0, None),
+                qos=self._settings.qos,
+                retain=self._settings.retain,
+            )
         client.on_connect = self._handle_connect
         client.on_disconnect = self._handle_disconnect
         client.on_subscribe = self._handle_subscribe
@@ -295,6 +298,12 @@ class Broker:
 
     def _say_farewell(self, client: _Client) -> None:
         """Publish that we are offline, after everything published before it, and disconnect."""
+        if self._is_announced:
+            self._publish_offline(client)
+        client.disconnect()
+        client.loop_write()
+
+    def _publish_offline(self, client: _Client) -> None:
         offline = client.publish(
             self._online_topic,
             topics.encode_measurement("online", 0, clock.now_if_set_ms()),
@@ -310,8 +319,6 @@ class Broker:
             select.select([connection], [connection] if client.want_write() else [], [], 0.05)
             client.loop_write()
             client.read(self._messages)
-        client.disconnect()
-        client.loop_write()
 
     def _hand_over(self) -> None:
         """Give what was read to whom it is for."""
@@ -346,11 +353,12 @@ class Broker:
             client.subscribe(self._subscriptions())
         assert isinstance(client, _Client)  # noqa: S101 - see _new_client
         self._client = client
-        self.publish(
-            self._online_topic,
-            topics.encode_measurement("online", 1, clock.now_if_set_ms()),
-            retain=True,
-        )
+        if self._is_announced:
+            self.publish(
+                self._online_topic,
+                topics.encode_measurement("online", 1, clock.now_if_set_ms()),
+                retain=True,
+            )
         self._on_connected()
 
     def _subscriptions(self) -> Any:
@@ -442,7 +450,7 @@ class Broker:
         _properties: Properties | None,
     ) -> None:
         if reason_code.is_failure:
-            log.error("broker %s refuses a measurement: %s", self.name, reason_code)
+            log.error("broker %s refuses a message of ours: %s", self.name, reason_code)
         if self._on_published:
             self._on_published(client, message_id)
 
@@ -469,6 +477,12 @@ def _properties(packet_type: int, **values: int) -> Properties:
 def client_id(settings: config.Mqtt, script: str) -> str:
     """Return the stable identifier under which the broker keeps a script's session."""
     return settings.client_id or f"{script}-{service.hostname()}"
+
+
+def online_topic(settings: config.Mqtt, script: str) -> str:
+    """Return the topic on which a script says whether it is connected."""
+    device = f"{script}-{service.hostname()}"
+    return topics.measurement_topic(settings.prefix_update, device, "online")
 
 
 def prepare(client: mqtt.Client, settings: config.Mqtt) -> None:

@@ -22,11 +22,20 @@ def filters(settings: config.Settings) -> list[str]:
     knows the times of the samples before.
     """
     group = settings.influxdb.share_group
-    plugs = settings.influxdb.topics or (topics.measurement_filter(settings.mqtt.prefix_update),)
     return [
-        *(f"$share/{group}/{each}" if group else each for each in plugs),
+        *(f"$share/{group}/{each}" if group else each for each in plug_filters(settings)),
         *settings.lorawan.topics,
     ]
+
+
+def plug_filters(settings: config.Settings) -> list[str]:
+    """Return the topic filters of plugs.
+
+    There are none if [InfluxDB] has the same topics as [LoRaWAN]: then the broker belongs to
+    others, like The Things Network's, and knows no topic of ours.
+    """
+    plugs = settings.influxdb.topics or (topics.measurement_filter(settings.mqtt.prefix_update),)
+    return [each for each in plugs if each not in settings.lorawan.topics]
 
 
 class Lines:

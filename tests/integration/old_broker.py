@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import socketserver
+import ssl
 import threading
 from typing import Self
 
@@ -19,9 +20,9 @@ REFUSALS = {
 
 
 class OldBroker:
-    """Lets MQTT 3.1.1 through to a real broker, and refuses MQTT 5."""
+    """Lets MQTT 3.1.1 through to a real broker, and refuses MQTT 5; speaks TLS if told how."""
 
-    def __init__(self, target_port: int, refusal: bytes) -> None:
+    def __init__(self, target_port: int, refusal: bytes, tls: ssl.SSLContext | None = None) -> None:
         """Listen on `port`."""
         self.port = free_port()
         self.refused = 0
@@ -41,7 +42,11 @@ class OldBroker:
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 with contextlib.suppress(OSError):
-                    serve(self.request)
+                    if tls is None:
+                        serve(self.request)
+                    else:
+                        with tls.wrap_socket(self.request, server_side=True) as encrypted:
+                            serve(encrypted)
 
         self._server = socketserver.ThreadingTCPServer((HOST, self.port), Handler)
         self._server.daemon_threads = True

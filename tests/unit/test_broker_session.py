@@ -49,7 +49,9 @@ class BrokerByHand:
 class Bench:
     """Our broker connection, and what it told us."""
 
-    def __init__(self, *, session: Session | None = None, **settings: Any) -> None:
+    def __init__(
+        self, *, session: Session | None = None, is_announced: bool = True, **settings: Any
+    ) -> None:
         self.peer = BrokerByHand()
         self.messages: list[Message] = []
         self.connected = self.disconnected = 0
@@ -61,6 +63,7 @@ class Bench:
             on_connected=self._count_connected,
             on_disconnected=self._count_disconnected,
             session=session,
+            is_announced=is_announced,
         )
         self.ours.start()
 
@@ -142,6 +145,19 @@ def test_mqtt_5_without_a_session(bench: Bench) -> None:
     connect = read_packet(bench.peer.accept())
     assert connect[2:].startswith(b"\x00\x04MQTT\x05" + bytes([0b00101110]) + b"\x00\x19")
     assert b"\x11\x00" not in connect[12:20]
+
+
+@pytest.mark.parametrize("bench", [{"is_announced": False}], indirect=True)
+def test_a_broker_that_takes_nothing_is_sent_nothing(bench: Bench) -> None:
+    wire = bench.peer.accept()
+    connect = read_packet(wire)
+    assert connect[2:].startswith(b"\x00\x04MQTT\x05" + bytes([0b00000010]))  # no will
+    assert connect.endswith(text("plugs"))
+    wire.sendall(CONNACK[V5])
+    assert read_packet(wire)[0] == 0x82  # SUBSCRIBE
+    wait_until(lambda: bench.connected, 10, "the connection")
+    bench.ours.stop()
+    assert read_packet(wire)[0] == 0xE0  # DISCONNECT
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from openenergy import config, lines, sensor_lines
 from openenergy.broker import Message
-from openenergy.lines import Lines, filters
+from openenergy.lines import Lines, filters, plug_filters
 from openenergy.lorawan import history
 from openenergy.lorawan.sample import Decoded
 from tests.conftest import ConfigFile
@@ -90,6 +90,15 @@ def test_filters_sensors_are_never_shared(settings: Callable[..., config.Setting
         CHIRPSTACK,
     ]
     assert filters(settings()) == ["@update/+/monitoring/#"]
+
+
+def test_a_broker_of_sensors_alone_is_asked_for_nothing_else(
+    settings: Callable[..., config.Settings],
+) -> None:
+    uplinks = "v3/+/devices/+/up"
+    alone = settings(uplinks, topics=[uplinks], share_group="writers")
+    assert (filters(alone), plug_filters(alone)) == ([uplinks], [])
+    assert plug_filters(settings(uplinks)) == ["@update/+/monitoring/#"]
 
 
 def test_without_topics_all_is_plugs(config_file: ConfigFile, tmp_path: Path) -> None:
