@@ -1,0 +1,139 @@
+# ruff: noqa: INP001  (the gateway loads it as a single file)
+"""Part of ThingsBoard's gateway: the plugs' topics to telemetry, and its RPC to commands.
+
+The gateway's own MQTT connector takes a whole batch of messages down with one that it cannot
+convert, reports a command as done that it could not publish, and publishes to whatever topic an
+RPC named `set` asks for. This one keeps its connection and its configuration (mqtt.json), and
+replaces both ends. Written for thingsboard-gateway 3.8.5.
+"""
+
+import json
+import math
+import os
+import re
+import time
+from typing import Any
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from thingsboard_gateway.connectors.mqtt.mqtt_connector import MqttConnector
+from thingsboard_gateway.gateway.entities.converted_data import ConvertedData
+from thingsboard_gateway.gateway.entities.datapoint_key import DatapointKey
+from thingsboard_gateway.gateway.entities.telemetry_entry import TelemetryEntry
+
+TOPIC = re.compile(r"[^/]+/([\w.-]{1,64})/monitoring/([\w.-]{1,64})", re.ASCII)
+PAYLOAD_SIZE = 512
+"""Bytes at most; ours have 60."""
+LARGEST = 1e18
+"""Integers beyond that do not fit ThingsBoard's long."""
+
+EARLIEST_MS = 1_577_836_800_000
+"""2020-01-01 UTC: clocks that show less are not set."""
+MAX_AHEAD_MS = 3_600_000
+"""A reading from the future would stay ThingsBoard's latest one until then."""
+
+SCRIPTS = ("plug_2_mqtt-", "mqtt_2_influx-", "button_server-")
+PLUG_PROFILE = "openenergy plug"
+SCRIPT_PROFILE = "openenergy script"
+
+METHOD = "setRelay"
+COMMANDS = ("open", "close", "toggle")
+COMMAND_EXPIRY_S = 10
+CONFIRM_TIMEOUT_S = 2.0
+
+
+class OpenEnergyConverter:
+    """What plug_2_mqtt.py publishes -> telemetry, at the time of the measurement."""
+
+    SUPPORTS_BYTES_PAYLOAD = True
+
+    def __init__(self, _config: dict[str, Any], log: Any) -> None:
+        """Take what the gateway gives to every converter."""
+        self._log = log
+        self._online_since: dict[str, int] = {}
+
+    def convert(self, topic: str, payload: bytes) -> ConvertedData | list[ConvertedData]:
+        """Return one reading, or none: what is raised here costs all messages waiting behind."""
+        try:
+            device, quantity, value, time_ms = read(topic, payload)
+        except ValueError as error:
+            self._log.warning("%.100s: %s: %.100r", topic, error, payload)
+            return []
+        profile = SCRIPT_PROFILE if device.startswith(SCRIPTS) else PLUG_PROFILE
+        data = ConvertedData(device, profile)
+        data.add_to_telemetry(TelemetryEntry({DatapointKey(quantity): value}, time_ms))
+        # Attributes have no time: an old state that comes late must not replace the present one.
+        if quantity == "online" and time_ms >= self._online_since.get(device, 0):
+            self._online_since[device] = time_ms
+            data.add_to_attributes({DatapointKey("online"): bool(value)})
+        return data
+
+
+def read(topic: str, payload: bytes) -> tuple[str, str, float, int]:
+    """Return device, quantity, value and time (ms since 1970 UTC), ValueError if it is none."""
+    names = TOPIC.fullmatch(topic)
+    if names is None:
+        raise ValueError("no topic of a reading")
+    if len(payload) > PAYLOAD_SIZE:
+        raise ValueError("too long")
+    now_ms = time.time_ns() // 1_000_000
+    message = json.loads(payload)
+    match message:
+        case {"value": int() | float() as value} if _is_number(value):
+            time_ms = message.get("time", now_ms)
+        case _:
+            raise ValueError("no number as its value")
+    if type(time_ms) is not int or not EARLIEST_MS <= time_ms <= now_ms + MAX_AHEAD_MS:
+        raise ValueError("a time that cannot be true")
+    return names[1], names[2], value, time_ms
+
+
+def _is_number(value: float) -> bool:
+    return not isinstance(value, bool) and abs(value) < LARGEST and math.isfinite(value)
+
+
+class OpenEnergyConnector(MqttConnector):
+    """The gateway's MQTT connector, for our topics and our commands alone."""
+
+    def __init__(self, gateway: Any, config: dict[str, Any], connector_type: str) -> None:
+        """Add the account to the configuration, which everybody may read, from the environment."""
+        if username := os.environ.get("MQTT_USERNAME"):
+            account = {"username": username, "password": os.environ.get("MQTT_PASSWORD", "")}
+            config["broker"].setdefault("security", {}).update(account)
+        self._gateway = gateway
+        self._prefix_set = config["prefixSet"]
+        super().__init__(gateway, config, connector_type)
+
+    def server_side_rpc_handler(self, content: dict[str, Any]) -> dict[str, str] | None:
+        """Carry out an RPC. What is returned is the gateway's answer, None: it has been given."""
+        request = content.get("data") or content
+        device = content.get("device")
+        try:
+            self._switch(device, request.get("method"), request.get("params"))
+        except ValueError as error:
+            return {"error": str(error)}
+        self._gateway.send_rpc_reply(device=device, req_id=request.get("id"), success_sent=True)
+        return None
+
+    def _switch(self, device: object, method: object, value: object) -> None:
+        """Send a command; ValueError unless the broker has taken it."""
+        if not isinstance(device, str) or not re.fullmatch(r"[\w.-]{1,64}", device, re.ASCII):
+            raise ValueError("Not a plug.")
+        if method != METHOD:
+            raise ValueError(f"The only method is {METHOD}.")
+        if value not in COMMANDS:
+            raise ValueError(f"{METHOD} takes one of {', '.join(COMMANDS)}.")
+        client = self._client
+        # What is published without a connection would wait in the client, and switch much later.
+        if not client.is_connected():
+            raise ValueError("The broker is away.")
+        command = json.dumps({"value": value, "time": time.time_ns() // 1_000_000})
+        properties = None
+        if self._mqtt_version == 5:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.MessageExpiryInterval = COMMAND_EXPIRY_S
+        topic = f"{self._prefix_set}/{device}/control/relay"
+        sent = client.publish(topic, command, qos=1, properties=properties)
+        sent.wait_for_publish(CONFIRM_TIMEOUT_S)
+        if not sent.is_published():
+            raise ValueError("The broker did not confirm the command.")
