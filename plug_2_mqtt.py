@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from openenergy import broker, clock, config, meter, mystrom, service, topics
+from openenergy import broker, clock, config, home_assistant, meter, mystrom, service, topics
 from openenergy.backoff import Backoff
 from openenergy.outbox import Message, Outbox
 from openenergy.spool import Spool, SpoolError
@@ -51,23 +51,38 @@ def main() -> int:
         log.error("the state folder %s cannot be used: %s ([Storage] state)", folder, error)
         return service.EXIT_FAILED
     outbox = Outbox(spool)
+    discovery = home_assistant.Discovery(settings, SCRIPT)
     pollers = {
         topics.command_topic(settings.mqtt.prefix_set, switch.name): Poller(
-            switch, announcements, settings.mqtt.prefix_update, outbox, meters
+            mystrom.Switch(switch, announcements),
+            settings.mqtt.prefix_update,
+            outbox,
+            meters,
+            discovery,
         )
         for switch in settings.switches
     }
+
+    def on_connected() -> None:
+        outbox.connected()
+        discovery.announce_all()
+
+    def on_messages(messages: list[broker.Message]) -> None:
+        take_commands(messages, pollers)
+        discovery.take(messages)
+
     connection = broker.Broker(
         settings.mqtt,
         SCRIPT,
-        filters=list(pollers),
-        on_messages=lambda messages: take_commands(messages, pollers),
-        on_connected=outbox.connected,
+        filters=[*pollers, *discovery.filters],
+        on_messages=on_messages,
+        on_connected=on_connected,
         on_disconnected=outbox.disconnected,
         on_published=outbox.confirmed,
         keep_retain_flag=True,
     )
     outbox.start(connection)
+    discovery.start(connection)
     connection.start()
     for number, poller in enumerate(pollers.values()):
         poller.start(delay_s=number / len(pollers))
@@ -134,24 +149,25 @@ class Poller:
 
     def __init__(
         self,
-        settings: config.MyStromSwitch,
-        announcements: mystrom.Announcements,
+        switch: mystrom.Switch,
         prefix_update: str,
         outbox: Outbox,
         meters: meter.MeterStore,
+        discovery: home_assistant.Discovery,
     ) -> None:
         """Prepare; `start` begins to read."""
-        self.name = settings.name
+        self.name = switch.settings.name
         self.is_online = False
-        self._settings = settings
-        self._switch = mystrom.Switch(settings, announcements)
+        self._settings = switch.settings
+        self._switch = switch
         self._prefix_update = prefix_update
         self._outbox = outbox
         self._meters = meters
-        self._meter = meters.load(settings.name)
+        self._discovery = discovery
+        self._meter = meters.load(self.name)
         self._orders: queue.Queue[Order] = queue.Queue(MAX_ORDERS_WAITING)
         self._failures = 0
-        self._backoff = Backoff(first_s=min(settings.interval, 1.0))
+        self._backoff = Backoff(first_s=min(self._settings.interval, 1.0))
         self._unpublished: deque[tuple[float, mystrom.Report]] = deque(
             maxlen=MAX_READINGS_WITHOUT_CLOCK
         )
@@ -199,7 +215,7 @@ class Poller:
         else:
             self._note_success()
             self._unpublished.append((time.monotonic(), report))
-            self._publish_readings()
+            self._discovery.see(self._switch, self._publish_readings())
 
     def _note_failure(self, error: mystrom.SwitchError) -> None:
         self._failures += 1
@@ -216,20 +232,23 @@ class Poller:
             log.info("%s: online", self._switch)
             self._publish("online", 1, clock.now_if_set_ms())
 
-    def _publish_readings(self) -> None:
-        """Publish what was read, each with its own time.
+    def _publish_readings(self) -> set[str]:
+        """Publish what was read, each with its own time; return the quantities.
 
         Readings from before our clock is set wait until their time can be told; the state of the
         relay does not wait.
         """
+        published = {"relay"}
         if not clock.is_set():
             self._publish("relay", self._unpublished[-1][1].relay, None)
-            return
+            return published
         offset_ms = clock.now_ms() - time.monotonic() * 1000
         while self._unpublished:
             taken_s, report = self._unpublished.popleft()
             for quantity, value in self._measurements(report):
                 self._publish(quantity, value, round(offset_ms + taken_s * 1000))
+                published.add(quantity)
+        return published
 
     def _measurements(self, report: mystrom.Report) -> Iterator[tuple[str, float]]:
         """Yield what the switch measured; what its model does not report is not there."""

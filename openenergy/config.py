@@ -86,6 +86,15 @@ Prefix = Annotated[
         description="one topic level without '/', '+', '#' or spaces, and no '$' before it",
     ),
 ]
+# Its topics are longer by some 100 bytes; MQTT allows 65,535.
+DiscoveryPrefix = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?![$/])(?!.*(//|/\Z))[^+#\s\x00-\x1f\x7f-\x9f]{1,64}\Z",
+        description="topic levels without '+', '#' or spaces, no '$' before them, 64 characters"
+        " at most",
+    ),
+]
 ShareGroup = Annotated[
     str, Meta(pattern=r"^[^/+#\x00-\x1f]{0,64}\Z", description="a name without '/', '+' or '#'")
 ]
@@ -235,6 +244,14 @@ class ButtonServer:
 
 
 @dataclass(frozen=True)
+class HomeAssistant:
+    """Table [HomeAssistant]: whether the switches are announced to Home Assistant."""
+
+    discovery: Flag = False
+    prefix: DiscoveryPrefix = "homeassistant"
+
+
+@dataclass(frozen=True)
 class Storage:
     """Table [Storage]: the folder for what must outlive a restart."""
 
@@ -292,7 +309,16 @@ class LoRaWAN:
                 yield "topics", f"MQTT topic filters, which {topic_filter!r:.60} is not"
 
 
-Table = Mqtt | InfluxDB | MyStromSwitch | ButtonServer | Storage | LoRaWANDevice | LoRaWAN
+Table = (
+    Mqtt
+    | InfluxDB
+    | MyStromSwitch
+    | ButtonServer
+    | HomeAssistant
+    | Storage
+    | LoRaWANDevice
+    | LoRaWAN
+)
 T = TypeVar("T", bound=Table)
 
 
@@ -305,6 +331,7 @@ class Settings:
     influxdb: InfluxDB
     switches: tuple[MyStromSwitch, ...]
     button_server: ButtonServer
+    home_assistant: HomeAssistant
     storage: Storage
     lorawan: LoRaWAN
 
@@ -322,15 +349,35 @@ def load(path: Path, needed_tables: tuple[str, ...]) -> Settings:
         influxdb=reader.table(InfluxDB, "[InfluxDB]", data.get("InfluxDB", {})),
         switches=reader.tables(MyStromSwitch, "MyStromSwitch", data.get("MyStromSwitch", [])),
         button_server=reader.table(ButtonServer, "[ButtonServer]", data.get("ButtonServer", {})),
+        home_assistant=reader.table(
+            HomeAssistant, "[HomeAssistant]", data.get("HomeAssistant", {})
+        ),
         storage=reader.table(Storage, "[Storage]", data.get("Storage", {})),
         lorawan=reader.table(LoRaWAN, "[LoRaWAN]", data.get("LoRaWAN", {})),
     )
-    names = [switch.name for switch in settings.switches]
-    for name in sorted({name for name in names if name and names.count(name) > 1}):
-        reader.error(f"[MyStromSwitch] name = {name!r}: expected another name for each switch")
+    for error in _contradictions_between_tables(settings):
+        reader.error(error)
     if reader.errors:
         raise ConfigError(reader.errors)
     return settings
+
+
+def _contradictions_between_tables(settings: Settings) -> Iterator[str]:
+    names = [switch.name for switch in settings.switches]
+    for name in sorted({name for name in names if name and names.count(name) > 1}):
+        yield f"[MyStromSwitch] name = {name!r}: expected another name for each switch"
+    if settings.home_assistant.discovery:
+        if not settings.mqtt.retain:
+            yield (
+                "[HomeAssistant] discovery = True: expected retain = true in [MQTT] with it: Home"
+                " Assistant asks nobody for states, it only hears those that are retained"
+            )
+        prefix = settings.home_assistant.prefix
+        if prefix.partition("/")[0] in (settings.mqtt.prefix_update, settings.mqtt.prefix_set):
+            yield (
+                f"[HomeAssistant] prefix = {_shown(prefix)}: expected another first level than"
+                " prefix_update and prefix_set of [MQTT]"
+            )
 
 
 def is_exposed(path: Path) -> bool:
@@ -341,7 +388,10 @@ def is_exposed(path: Path) -> bool:
 class _Reader:
     """Turns tables into dataclasses and collects what is wrong with them."""
 
-    TABLES = ("MQTT", "InfluxDB", "MyStromSwitch", "ButtonServer", "Storage", "LoRaWAN")
+    TABLES = (
+        *("MQTT", "InfluxDB", "MyStromSwitch", "ButtonServer"),
+        *("HomeAssistant", "Storage", "LoRaWAN"),
+    )
     SPELLINGS: typing.ClassVar = {"macAddress": "macAdress"}
 
     def __init__(self, path: Path) -> None:

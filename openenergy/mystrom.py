@@ -35,6 +35,15 @@ ANNOUNCEMENT_PORT: Final = 7979
 ANNOUNCEMENT_SIZE: Final = 8
 # Time for two or three of them, since some get lost.
 ANNOUNCED_WITHIN_S: Final = 20.0
+# Where a switch says who it is; the first model knows the second path alone.
+INFO_PATHS: Final = ("/api/v1/info", "/info.json")
+MODELS: Final = {
+    101: "Switch CH v1",
+    106: "Switch CH v2",
+    107: "Switch EU",
+    114: "Swisscom Home switch",
+    120: "Switch Zero",
+}
 
 log = logging.getLogger("switch")
 
@@ -56,6 +65,14 @@ class Report(msgspec.Struct, frozen=True):
     temperature: float | None = None
     boot_id: str | None = None
     energy_since_boot: Annotated[float, Meta(ge=0, le=MAX_ENERGY_WS)] | None = None
+
+
+class Info(msgspec.Struct, frozen=True):
+    """Who a switch says it is; `type` is missing from the first model."""
+
+    mac: Annotated[str, Meta(pattern=r"^[0-9A-Fa-f]{12}\Z")]
+    version: Annotated[str, Meta(pattern=r"^[!-~]{0,32}\Z")] = ""
+    type: int | str | None = None
 
 
 class Announcements:
@@ -102,13 +119,13 @@ class Switch:
 
     def __init__(self, settings: config.MyStromSwitch, announcements: Announcements) -> None:
         """Prepare; the switch need not be there yet."""
-        self._settings = settings
+        self.settings = settings
         self._announcements = announcements
         self._mac = re.sub(r"[^0-9a-f]", "", settings.macAdress.lower())
 
     def __str__(self) -> str:
         """Name and address, as a log shows them."""
-        return f"{self._settings.name} at {self._settings.host or self._settings.macAdress}"
+        return f"{self.settings.name} at {self.settings.host or self.settings.macAdress}"
 
     def report(self) -> Report:
         """Ask for a report; raises SwitchError."""
@@ -117,6 +134,17 @@ class Switch:
             return msgspec.json.decode(body, type=Report)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SwitchError(f"its report is not what a myStrom switch says: {error}") from error
+
+    def info(self) -> Info:
+        """Ask who it is; raises SwitchError."""
+        for path in INFO_PATHS:
+            try:
+                return msgspec.json.decode(self._get(path), type=Info)
+            except SwitchError as error:
+                failure = error
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                failure = SwitchError(f"its {path} is not what a myStrom switch says: {error}")
+        raise failure
 
     def set_relay(self, *, closed: bool) -> None:
         """Close (on) or open (off) the relay; raises SwitchError. Can be repeated without harm."""
@@ -144,21 +172,21 @@ class Switch:
 
     def _get(self, path: str) -> bytes:
         host, port = self._address()
-        deadline = time.monotonic() + self._settings.timeout
+        deadline = time.monotonic() + self.settings.timeout
         connection = http.client.HTTPConnection(host, port)
         try:
             with contextlib.closing(_connect(host, port, deadline)) as wire:
                 connection.sock = _BoundedSocket(wire, deadline)
                 connection.putrequest("GET", path, skip_accept_encoding=True)
                 connection.putheader("Connection", "close")
-                if self._settings.token:
-                    connection.putheader("Token", self._settings.token)
+                if self.settings.token:
+                    connection.putheader("Token", self.settings.token)
                 connection.endheaders()
                 response = connection.getresponse()
                 # Asked for without a limit, it would make room for any Content-Length.
                 body = response.read(MAX_ANSWER)
         except TimeoutError as error:
-            raise SwitchError(f"no answer within {self._settings.timeout:g} s") from error
+            raise SwitchError(f"no answer within {self.settings.timeout:g} s") from error
         except (http.client.HTTPException, ValueError) as error:
             raise SwitchError(f"its answer is not HTTP: {error!r:.100}") from error
         except OSError as error:
@@ -174,14 +202,14 @@ class Switch:
 
     def _address(self) -> tuple[str, int]:
         """Where the switch is: as configured, as announced, or as its DHCP name says."""
-        if self._settings.host:
-            parts = urlsplit(f"//{self._settings.host}")
+        if self.settings.host:
+            parts = urlsplit(f"//{self.settings.host}")
             return parts.hostname or "", parts.port or HTTP_PORT
         if announced := self._announcements.address(self._mac):
             return announced, HTTP_PORT
         name = f"mystrom-switch-{self._mac[-6:]}"
-        if self._settings.domain:
-            name = f"{name}.{self._settings.domain}"
+        if self.settings.domain:
+            name = f"{name}.{self.settings.domain}"
         try:
             socket.getaddrinfo(name, HTTP_PORT)
         except OSError as error:

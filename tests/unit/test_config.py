@@ -62,6 +62,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "allow_get": False,
         "confirm_timeout": 3.0,
     },
+    "HomeAssistant": {"discovery": False, "prefix": "homeassistant"},
     "Storage": {"state": "", "spool_size": 268435456},
     "LoRaWAN": {"topics": (), "devices": ()},
 }
@@ -95,6 +96,7 @@ macAdress = "64002D123456"
         (config.InfluxDB, "InfluxDB"),
         (config.MyStromSwitch, "MyStromSwitch"),
         (config.ButtonServer, "ButtonServer"),
+        (config.HomeAssistant, "HomeAssistant"),
         (config.Storage, "Storage"),
         (config.LoRaWAN, "LoRaWAN"),
     ],
@@ -119,6 +121,7 @@ def test_an_empty_file_is_all_defaults(config_file: ConfigFile) -> None:
         config.InfluxDB(),
         (),
         config.ButtonServer(),
+        config.HomeAssistant(),
         config.Storage(),
         config.LoRaWAN(),
     )

@@ -93,6 +93,7 @@ DOCUMENTS = st.fixed_dictionaries(
         "InfluxDB": tables_of([*DEFAULTS["InfluxDB"]]),
         "MyStromSwitch": SWITCH | st.lists(SWITCH, max_size=3),
         "ButtonServer": tables_of([*DEFAULTS["ButtonServer"]]),
+        "HomeAssistant": tables_of([*DEFAULTS["HomeAssistant"]]),
         "Storage": tables_of([*DEFAULTS["Storage"]]),
         "LoRaWAN": st.fixed_dictionaries(
             {}, optional={"topics": VALUES, "devices": st.lists(DEVICE, max_size=2) | VALUES}

@@ -90,6 +90,13 @@ def errors(config_file: ConfigFile) -> Errors:
         ),
         ("ButtonServer", "plugs", ["*", [1]], "a list of texts"),
         ("ButtonServer", "confirm_timeout", [0, 61, "3"], "seconds, 0.05 to 60"),
+        ("HomeAssistant", "discovery", [1, "true"], "true or false"),
+        (
+            "HomeAssistant",
+            "prefix",
+            ["", "a/+", "#", "a b", "$SYS", "/a", "a/", "a//b", "a\nb", "é\x85", "x" * 65, 5],
+            "topic levels without '+', '#' or spaces",
+        ),
         ("Storage", "state", [5, "a\0b", True], "text of one line"),
         ("Storage", "state", ["~no-such-user/a"], "the home folder of a user that exists"),
         ("Storage", "spool_size", [0, 65535, -1, "1", 1e9], "bytes, 65536 or more"),
@@ -215,6 +222,30 @@ def test_a_date_is_no_text(errors: Errors) -> None:
             "[ButtonServer] token = (hidden): expected 12 characters or more",
         ),
         (
+            {"MQTT": {"retain": False}, "HomeAssistant": {"discovery": True}},
+            (
+                "[HomeAssistant] discovery = True: expected retain = true in [MQTT] with it: Home"
+                " Assistant asks nobody for states, it only hears those that are retained"
+            ),
+        ),
+        (
+            {"HomeAssistant": {"discovery": True, "prefix": "@update/ha"}},
+            (
+                "[HomeAssistant] prefix = '@update/ha': expected another first level than"
+                " prefix_update and prefix_set of [MQTT]"
+            ),
+        ),
+        (
+            {
+                "MQTT": {"prefix_set": "homeassistant"},
+                "HomeAssistant": {"discovery": True},
+            },
+            (
+                "[HomeAssistant] prefix = 'homeassistant': expected another first level than"
+                " prefix_update and prefix_set of [MQTT]"
+            ),
+        ),
+        (
             {"LoRaWAN": {"devices": [{"decoder": "object"}]}},
             "[[LoRaWAN.devices]] number 1 dev_eui = '': expected a value: it has no default",
         ),
@@ -222,6 +253,11 @@ def test_a_date_is_no_text(errors: Errors) -> None:
 )
 def test_keys_that_do_not_go_together(errors: Errors, tables: dict[str, Any], error: str) -> None:
     assert errors(tables) == [error]
+
+
+def test_without_discovery_home_assistant_asks_for_nothing(config_file: ConfigFile) -> None:
+    tables = {"MQTT": {"retain": False, "prefix_set": "homeassistant"}, "HomeAssistant": {}}
+    assert config.load(config_file(tables), ()).mqtt.prefix_set == "homeassistant"
 
 
 def test_a_ca_file_without_tls_is_an_error(errors: Errors) -> None:
@@ -252,15 +288,17 @@ def test_each_switch_needs_a_name_of_its_own(errors: Errors) -> None:
 
 # Tables
 
+TABLES = ["MQTT", "InfluxDB", "ButtonServer", "HomeAssistant", "Storage", "LoRaWAN"]
 
-@pytest.mark.parametrize("table", ["MQTT", "InfluxDB", "ButtonServer", "Storage", "LoRaWAN"])
+
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("value", ["5", "'text'", "[1, 2]", "true", "[]"])
 def test_a_value_in_place_of_a_table_is_an_error(errors: Errors, table: str, value: str) -> None:
     (error,) = errors(f"{table} = {value}\n")
     assert re.fullmatch(rf"\[{table}\] = .*: expected a table", error)
 
 
-@pytest.mark.parametrize("table", ["MQTT", "InfluxDB", "ButtonServer", "Storage", "LoRaWAN"])
+@pytest.mark.parametrize("table", TABLES)
 def test_so_is_an_array_of_tables(errors: Errors, table: str) -> None:
     assert errors(f"[[{table}]]\n[[{table}]]\n") == [f"[{table}] = (a table): expected a table"]
 
