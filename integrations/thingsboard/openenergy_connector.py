@@ -4,7 +4,8 @@
 The gateway's own MQTT connector takes a whole batch of messages down with one that it cannot
 convert, reports a command as done that it could not publish, and publishes to whatever topic an
 RPC named `set` asks for. This one keeps its connection and its configuration (mqtt.json), and
-replaces both ends. Written for thingsboard-gateway 3.8.5.
+replaces both ends. It also has the gateway forget a reading only when ThingsBoard has confirmed
+it. Written for thingsboard-gateway 3.8.5.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from tb_device_mqtt import TBPublishInfo
 from thingsboard_gateway.connectors.mqtt.mqtt_connector import MqttConnector
 from thingsboard_gateway.gateway.entities.converted_data import ConvertedData
 from thingsboard_gateway.gateway.entities.datapoint_key import DatapointKey
@@ -40,6 +42,27 @@ METHOD = "setRelay"
 COMMANDS = ("open", "close", "toggle")
 COMMAND_EXPIRY_S = 10
 CONFIRM_TIMEOUT_S = 2.0
+DELIVERY_TIMEOUT_S = 10.0
+
+
+def confirmed(self: Any) -> int:
+    """Return TB_ERR_SUCCESS once ThingsBoard has confirmed a publication, else what makes a retry.
+
+    The gateway's own version waits for a second, and then takes what was written to a connection
+    for delivered, also when nobody is at its other end any more.
+    """
+    infos = self.message_info if isinstance(self.message_info, list) else [self.message_info]
+    deadline = time.monotonic() + DELIVERY_TIMEOUT_S
+    try:
+        for info in infos:
+            info.wait_for_publish(max(0.0, deadline - time.monotonic()))
+        is_confirmed = all(info.is_published() for info in infos)
+    except (RuntimeError, ValueError):  # not even written
+        is_confirmed = False
+    return int(self.TB_ERR_SUCCESS if is_confirmed else self.TB_ERR_AGAIN)
+
+
+TBPublishInfo.get = confirmed
 
 
 class OpenEnergyConverter:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -26,6 +27,7 @@ from demo.parts import HOST, REPOSITORY, Mosquitto
 from demo.process import Program, find_program, free_port, wait_until
 from demo.switches import SimulatedSwitch, SwitchSpec
 from tests.browser.parts import Certificates, make_certificates
+from tests.fault_proxy import FaultProxy
 from tests.integration.running import (
     Bench,
     command_topic,
@@ -214,6 +216,7 @@ class Site(NamedTuple):
     bench: Bench
     gateway: Gateway
     thingsboard: ThingsBoard
+    route: FaultProxy | None
 
     @property
     def switch(self) -> SimulatedSwitch:
@@ -233,16 +236,20 @@ class Site(NamedTuple):
 
 
 @contextlib.contextmanager
-def running_site(folder: Path) -> Iterator[Site]:
+def running_site(folder: Path, *, through_proxy: bool = False) -> Iterator[Site]:
     with contextlib.ExitStack() as running:
         thingsboard = running.enter_context(ThingsBoard(folder / "thingsboard"))
         spec = SwitchSpec(PLUG, load=constant(WATTS))
         bench = running.enter_context(plugs(folder, [spec]))
-        gateway = Gateway(folder / "gateway", bench.broker.port, thingsboard.broker.port)
+        port, route = thingsboard.broker.port, None
+        if through_proxy:
+            route = running.enter_context(FaultProxy(port, http=False))
+            port = route.port
+        gateway = Gateway(folder / "gateway", bench.broker.port, port)
         running.callback(lambda: print(gateway.log_path.read_text()))  # of a test that fails
         running.enter_context(gateway)
         gateway.wait_until_connected()
-        yield Site(bench, gateway, thingsboard)
+        yield Site(bench, gateway, thingsboard, route)
 
 
 @pytest.fixture(scope="module")
@@ -419,6 +426,20 @@ def test_what_is_measured_while_thingsboard_is_away_arrives_later(own_site: Site
     own_site.thingsboard.broker.start()
     expected |= own_site.publish(10)
     own_site.thingsboard.wait_for(expected, 40)
+
+
+def test_what_a_silent_connection_swallowed_is_sent_again(tmp_path: Path) -> None:
+    with running_site(tmp_path, through_proxy=True) as site:
+        assert site.route is not None
+        site.thingsboard.wait_for(site.publish(1))
+        site.route.blackhole()
+        expected = site.publish(50)
+        wait_until(lambda: expected <= site.gateway.stored(), 20, "readings on disk")
+        # Long enough for the gateway to believe, as it does by itself, that all was delivered.
+        time.sleep(4)
+        site.route.refuse()
+        site.route.pass_through()
+        site.thingsboard.wait_for(expected, 40)
 
 
 def test_what_waits_on_disk_outlives_the_gateway(own_site: Site) -> None:
