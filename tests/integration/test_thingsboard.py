@@ -38,6 +38,7 @@ from tests.integration.running import (
     state_topic,
 )
 from tests.mqtt_client import MqttClient
+from tests.unit.test_thingsboard_files import values_of
 
 SHIPPED = REPOSITORY / "integrations" / "thingsboard"
 VENV = REPOSITORY / ".venv-thingsboard"
@@ -409,6 +410,35 @@ def test_any_other_request_moves_nothing_and_says_why(
     assert site.thingsboard.request(PLUG, "setRelay", "close") == {"success": True}
     wait_until(site.commands, 10, "the command after it")
     assert [command["value"] for command in site.commands()] == ["close"]
+
+
+# --- The dashboard and the profile --------------------------------------------------------------
+
+
+def shipped(name: str) -> Any:
+    return json.loads((SHIPPED / name).read_text())
+
+
+def test_all_that_the_dashboard_and_the_profile_use_is_sent(site: Site) -> None:
+    sent = {quantity for device, quantity, *_ in site.thingsboard.readings() if device == PLUG}
+    shown = itertools.chain(*values_of("dataKeys", shipped("dashboard.json")))
+    assert {key["name"] for key in shown if key["type"] == "timeseries"} == sent
+    profile = shipped("device_profile.json")
+    watched = [key for key in values_of("key", profile) if isinstance(key, dict)]
+    assert {key["key"] for key in watched if key["type"] == "TIME_SERIES"} <= sent
+    # ThingsBoard's own: whether something came from the device lately.
+    assert {key["key"] for key in watched if key["type"] == "ATTRIBUTE"} == {"active"}
+    assert site.thingsboard.profiles()[PLUG] == profile["name"]
+
+
+@pytest.mark.parametrize(("state", "relay"), [("offUpdateState", False), ("onUpdateState", True)])
+def test_the_dashboards_switch_moves_the_plug(site: Site, state: str, relay: bool) -> None:
+    site.bench.command(PLUG, "open" if relay else "close")
+    wait_until(lambda: site.switch.relay is not relay, 10, "the state before")
+    (action,) = values_of(state, shipped("dashboard.json"))
+    method, value = action["executeRpc"]["method"], action["valueToData"]["constantValue"]
+    assert site.thingsboard.request(PLUG, method, value) == {"success": True}
+    wait_until(lambda: site.switch.relay is relay, 10, "the state after")
 
 
 # --- What is away, and comes back ---------------------------------------------------------------
