@@ -26,6 +26,7 @@ from thingsboard_gateway.gateway.entities.telemetry_entry import TelemetryEntry
 TOPIC = re.compile(r"[^/]+/([\w.-]{1,64})/monitoring/([\w.-]{1,64})", re.ASCII)
 PAYLOAD_SIZE = 512
 """Bytes at most; ours have 60."""
+TELL_EVERY_S = 60.0
 LARGEST = 1e18
 """Integers beyond that do not fit ThingsBoard's long."""
 
@@ -74,13 +75,14 @@ class OpenEnergyConverter:
         """Take what the gateway gives to every converter."""
         self._log = log
         self._online_since: dict[str, int] = {}
+        self._told: dict[str, float] = {}
 
     def convert(self, topic: str, payload: bytes) -> ConvertedData | list[ConvertedData]:
         """Return one reading, or none: what is raised here costs all messages waiting behind."""
         try:
             device, quantity, value, time_ms = read(topic, payload)
         except ValueError as error:
-            self._log.warning("%.100s: %s: %.100r", topic, error, payload)
+            self._tell(str(error), topic, payload)
             return []
         profile = SCRIPT_PROFILE if device.startswith(SCRIPTS) else PLUG_PROFILE
         data = ConvertedData(device, profile)
@@ -91,6 +93,13 @@ class OpenEnergyConverter:
             data.add_to_attributes({DatapointKey("online"): bool(value)})
         return data
 
+    def _tell(self, cause: str, topic: str, payload: bytes) -> None:
+        """Log what is wrong, each cause once a minute: who errs does so with every message."""
+        now = time.monotonic()
+        if now >= self._told.get(cause, -math.inf) + TELL_EVERY_S:
+            self._told[cause] = now
+            self._log.warning("%.100r: %s: %.100r", topic, cause, payload)
+
 
 def read(topic: str, payload: bytes) -> tuple[str, str, float, int]:
     """Return device, quantity, value and time (ms since 1970 UTC), ValueError if it is none."""
@@ -100,7 +109,10 @@ def read(topic: str, payload: bytes) -> tuple[str, str, float, int]:
     if len(payload) > PAYLOAD_SIZE:
         raise ValueError("too long")
     now_ms = time.time_ns() // 1_000_000
-    message = json.loads(payload)
+    try:
+        message = json.loads(payload)
+    except ValueError:
+        raise ValueError("not JSON") from None
     match message:
         case {"value": int() | float() as value} if _is_number(value):
             time_ms = message.get("time", now_ms)
