@@ -139,6 +139,19 @@ class OpenEnergyConnector(MqttConnector):
         self._prefix_set = config["prefixSet"]
         super().__init__(gateway, config, connector_type)
 
+    def run(self) -> None:
+        """Leave readings to the broker until ThingsBoard was there once.
+
+        Only from then on does the gateway write to disk what it takes.
+        """
+        while not (self.is_stopped() or self._is_thingsboard_there()):
+            time.sleep(0.2)
+        super().run()
+
+    def _is_thingsboard_there(self) -> bool:
+        client = self._gateway.tb_client
+        return client is not None and bool(client.is_connected())
+
     def server_side_rpc_handler(self, content: dict[str, Any]) -> dict[str, str] | None:
         """Carry out an RPC. What is returned is the gateway's answer, None: it has been given."""
         request = content.get("data") or content

@@ -495,6 +495,20 @@ def test_what_is_measured_while_the_gateway_is_away_arrives_later(own_site: Site
     own_site.thingsboard.wait_for(expected, 40)
 
 
+def test_a_gateway_that_starts_without_thingsboard_leaves_readings_where_they_are_safe(
+    own_site: Site,
+) -> None:
+    own_site.gateway.end()
+    own_site.thingsboard.broker.stop()
+    own_site.gateway.start()
+    own_site.gateway.wait_for_log("Connection refused", 20)
+    expected = own_site.publish(300)
+    own_site.gateway.kill()
+    own_site.thingsboard.broker.start()
+    own_site.gateway.start()
+    own_site.thingsboard.wait_for(expected, 40)
+
+
 def test_our_broker_may_restart(own_site: Site) -> None:
     own_site.bench.broker.restart()
     own_site.bench.client.wait_until_subscribed()
