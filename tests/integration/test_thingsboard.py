@@ -154,7 +154,12 @@ class Gateway(Program):
     """The gateway as thingsboard-gateway.service runs it; only ports and paths are the test's."""
 
     def __init__(
-        self, folder: Path, broker_port: int, port: int, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        broker_port: int,
+        port: int,
+        env: Mapping[str, str] | None = None,
+        security: Mapping[str, str] | None = None,
     ) -> None:
         self.config = folder / "config"
         self.config.mkdir(parents=True)
@@ -162,6 +167,7 @@ class Gateway(Program):
             shutil.copy(SHIPPED / name, self.config)
         settings = json.loads((SHIPPED / "mqtt.json").read_text())
         settings["broker"]["port"] = broker_port
+        settings["broker"]["security"] = security or settings["broker"]["security"]
         (self.config / "mqtt.json").write_text(json.dumps(settings))
         # The package with our part in it, so that the environment stays as it was installed.
         (installed,) = VENV.glob("lib/python3*/site-packages/thingsboard_gateway")
@@ -568,20 +574,28 @@ def test_a_stranger_does_not_get_the_token(tmp_path: Path, certificates: Certifi
         assert TOKEN not in gateway.log()
 
 
-def test_our_broker_asks_for_an_account_and_gets_that_of_the_environment(tmp_path: Path) -> None:
+def test_our_broker_over_tls_with_the_account_of_the_environment(
+    tmp_path: Path, certificates: Certificates
+) -> None:
     passwords = tmp_path / "passwords"
     passwords.write_text("automation:a password\nsomebody:else\n")
     passwords.chmod(0o600)
     subprocess.run([find_program("mosquitto_passwd"), "-U", str(passwords)], check=True)
-    config = f"allow_anonymous false\npassword_file {passwords}"
+    tls_port = free_port()
+    config = (
+        f"allow_anonymous false\npassword_file {passwords}\nlistener {tls_port} {HOST}\n"
+        f"certfile {certificates.server}\nkeyfile {certificates.key}"
+    )
     account = {"MQTT_USERNAME": "automation", "MQTT_PASSWORD": "a password"}
+    security = {"type": "certificates", "pathToCACert": str(certificates.ca)}
     with (
         ThingsBoard(tmp_path / "thingsboard") as board,
         Mosquitto(tmp_path / "mosquitto", extra_config=config) as broker,
         MqttClient(HOST, broker.port, username="somebody", password="else") as client,
-        Gateway(tmp_path / "gateway", broker.port, board.broker.port, account) as gateway,
+        Gateway(tmp_path / "gateway", tls_port, board.broker.port, account, security) as gateway,
     ):
         gateway.wait_until_connected()
         time_ms = now_ms()
         client.publish(READING, {"value": 1, "time": time_ms})
         board.wait_for({(PLUG, "power", 1, time_ms)})
+        assert "a password" not in gateway.log()
