@@ -13,7 +13,17 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from openenergy import broker, clock, config, home_assistant, meter, mystrom, service, topics
+from openenergy import (
+    broker,
+    clock,
+    config,
+    discover,
+    home_assistant,
+    meter,
+    mystrom,
+    service,
+    topics,
+)
 from openenergy.backoff import Backoff
 from openenergy.outbox import Message, Outbox
 from openenergy.spool import Spool, SpoolError
@@ -34,7 +44,8 @@ log = logging.getLogger(SCRIPT)
 
 def main() -> int:
     """Poll every switch in a thread of its own until told to stop."""
-    arguments, settings = service.start(SCRIPT, __doc__ or "", ("MQTT", "MyStromSwitch"))
+    actions = {"--discover": ("list the switches in this network, then exit", discover.run)}
+    arguments, settings = service.start(SCRIPT, __doc__ or "", ("MQTT", "MyStromSwitch"), actions)
     announcements = mystrom.Announcements()
     if any(not switch.host for switch in settings.switches):
         announcements.start()

@@ -17,7 +17,7 @@ import re
 import socket
 import threading
 import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -75,6 +75,37 @@ class Info(msgspec.Struct, frozen=True):
     type: int | str | None = None
 
 
+class Announcement(NamedTuple):
+    """What a device says by broadcast: MAC address (12 lower-case digits), type, address."""
+
+    mac: str
+    type: int
+    address: str
+
+
+def open_receiver() -> socket.socket:
+    """Return a socket that hears announcements; raises OSError.
+
+    Other programs may listen beside us: each gets a copy of a broadcast.
+    """
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        receiver.bind(("", ANNOUNCEMENT_PORT))
+    except OSError:
+        receiver.close()
+        raise
+    return receiver
+
+
+def receive_announcement(receiver: socket.socket) -> Announcement | None:
+    """Wait for a packet; None if it is no announcement."""
+    packet, (address, _port) = receiver.recvfrom(ANNOUNCEMENT_SIZE + 1)
+    if len(packet) != ANNOUNCEMENT_SIZE:
+        return None
+    return Announcement(packet[:6].hex(), packet[6], address)
+
+
 class Announcements:
     """Where the switches are that announce themselves by broadcast (UDP port 7979)."""
 
@@ -84,13 +115,9 @@ class Announcements:
 
     def start(self) -> None:
         """Listen from now on."""
-        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        # Other programs may listen beside us: each gets a copy of a broadcast.
-        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            receiver.bind(("", ANNOUNCEMENT_PORT))
+            receiver = open_receiver()
         except OSError as error:
-            receiver.close()
             log.warning("cannot listen on UDP port %d: %s", ANNOUNCEMENT_PORT, error.strerror)
             return
         threading.Thread(
@@ -106,12 +133,10 @@ class Announcements:
 
     def _listen(self, receiver: socket.socket) -> None:
         while True:
-            packet, (address, _port) = receiver.recvfrom(ANNOUNCEMENT_SIZE + 1)
-            mac = packet[:6].hex()
-            is_known = mac in self._addresses
+            heard = receive_announcement(receiver)
             # Anyone can send here; a home has fewer switches than this.
-            if len(packet) == ANNOUNCEMENT_SIZE and (is_known or len(self._addresses) < 1000):
-                self._addresses[mac] = address
+            if heard and (heard.mac in self._addresses or len(self._addresses) < 1000):
+                self._addresses[heard.mac] = heard.address
 
 
 class Switch:

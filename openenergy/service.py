@@ -10,10 +10,10 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Final, NoReturn
 
 from openenergy import __version__, config, topics
@@ -40,11 +40,23 @@ def file_name(identity: str) -> str:
     return urllib.parse.quote(identity, safe=" ")
 
 
-def command_line(script: str, description: str) -> argparse.Namespace:
-    """Parse the command line, the same for all scripts: config, check, log_level."""
+# What a script can do instead of its service, by option: help, and what returns the exit status.
+Actions = Mapping[str, tuple[str, Callable[[argparse.Namespace], int]]]
+
+
+def command_line(
+    script: str, description: str, actions: Actions = MappingProxyType({})
+) -> argparse.Namespace:
+    """Parse the command line, the same for all scripts: config, check, log_level.
+
+    A script's own actions are told by `action`, None without one.
+    """
     parser = argparse.ArgumentParser(prog=f"{script}.py", description=description)
     parser.add_argument("--config", type=Path, default=default_config(), metavar="FILE")
-    parser.add_argument("--check", action="store_true", help="try every connection, then exit")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--check", action="store_true", help="try every connection, then exit")
+    for option, (text, action) in actions.items():
+        instead.add_argument(option, dest="action", action="store_const", const=action, help=text)
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
@@ -65,13 +77,19 @@ def _credential() -> Path | None:
 
 
 def start(
-    script: str, description: str, needed_tables: tuple[str, ...]
+    script: str,
+    description: str,
+    needed_tables: tuple[str, ...],
+    actions: Actions = MappingProxyType({}),
 ) -> tuple[argparse.Namespace, config.Settings]:
     """Begin a script: command line, logging, configuration.
 
-    Exits with status 78 after one line per error of the configuration.
+    Exits with status 78 after one line per error of the configuration. An action, which needs no
+    configuration, is carried out here, and ends the script.
     """
-    arguments = command_line(script, description)
+    arguments = command_line(script, description, actions)
+    if actions and arguments.action:
+        sys.exit(arguments.action(arguments))
     _log_to_stderr(arguments.log_level)
     threading.excepthook = _die
     faulthandler.enable()  # the watchdog's SIGABRT then tells where each thread hangs
