@@ -196,10 +196,17 @@ class TestStartAndEnd:
             script.kill()
             home.wait_for_availability("lamp", available=False)
 
-    def test_a_broker_that_forgot_is_told_again_and_an_old_birth_stops_nothing(
+    def test_a_birth_from_before_the_start_stops_nothing(
         self, tmp_path: Path, mosquitto: Mosquitto, mqtt_client: MqttClient, lamp: SimulatedSwitches
     ) -> None:
         mqtt_client.publish("homeassistant/status", "online", retain=True)
+        config = config_of(tmp_path, mosquitto, lamp, discovery=True)
+        with Script("plug_2_mqtt.py", config) as script:
+            Home(mosquitto, mqtt_client, lamp, script).wait_for_all()
+
+    def test_a_broker_that_forgot_is_told_again(
+        self, tmp_path: Path, mosquitto: Mosquitto, mqtt_client: MqttClient, lamp: SimulatedSwitches
+    ) -> None:
         config = config_of(tmp_path, mosquitto, lamp, discovery=True)
         with Script("plug_2_mqtt.py", config) as script:
             home = Home(mosquitto, mqtt_client, lamp, script)
