@@ -67,6 +67,10 @@ def test_plug_that_burns(home: Household, title: str) -> None:
     assert fires(home, title, household.FIRE[1]) == ["heater"]
 
 
+def test_bad_air(home: Household) -> None:
+    assert fires(home, "CO2 is high", household.FIRE[1]) == ["air"]
+
+
 def test_nothing_arrives(home: Household) -> None:
     title = "Nothing arrives: database, broker or script is down"
     assert fires(home, title, household.LAST_DAYS[0] - timedelta(hours=3)) == ["no data"]
