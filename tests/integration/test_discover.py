@@ -35,7 +35,12 @@ def discover(folder: Path, config: Path, macs: list[str]) -> tuple[int, str, str
     output, errors = folder / "output", folder / "errors"
     with output.open("wb") as out, errors.open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "plug_2_mqtt.py"), "--discover", "--config", config],
+            [
+                # Where the tests run in the background of a shell, Ctrl-C is ignored and inherited.
+                *("env", "--default-signal=INT"),
+                *(sys.executable, str(REPOSITORY / "plug_2_mqtt.py"), "--discover"),
+                *("--config", config),
+            ],
             stdout=out,
             stderr=err,
         )
