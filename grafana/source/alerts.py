@@ -66,12 +66,12 @@ RULES: Final = (
         "sensor-silent",
         "LoRaWAN sensor is silent",
         'SELECT count("frame_counter") FROM "lorawan" WHERE $timeFilter'
-        ' GROUP BY time(1d), "sensor" fill(0)',
+        ' GROUP BY time(1h), "sensor" fill(0)',
         "lt",
         1,
         "{{ $labels.sensor }} has sent nothing for a day",
         range_s=7 * DAY,
-        wait="6h",  # the last day, in UTC, has only begun
+        wait="1d",
     ),
     Rule(
         "battery-low",
@@ -106,7 +106,8 @@ RULES: Final = (
     Rule(
         "script-offline",
         "A script is offline",
-        'SELECT last("online") FROM "online" WHERE "switch" =~ /^plug_2_mqtt-/ AND $timeFilter'
+        'SELECT last("online") FROM "online"'
+        ' WHERE "switch" =~ /^(plug_2_mqtt|mqtt_2_influx|button_server)-/ AND $timeFilter'
         ' GROUP BY time($__interval), "switch" fill(none)',
         "lt",
         1,

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from demo.process import wait_until
 from grafana.source import queries
 from tests.bench.load import Publisher
 from tests.grafana import household
+from tests.grafana.household import Message
 from tests.mqtt_client import MqttClient
 
 DATABASE = "energy"
@@ -62,10 +63,11 @@ class Household(NamedTuple):
 
 
 @contextlib.contextmanager
-def filled(folder: Path) -> Iterator[Household]:
+def filled(
+    folder: Path, plug_messages: Iterable[Message], sensor_messages: Iterable[Message]
+) -> Iterator[Household]:
     """Run broker, writer and database until everything is stored; then the database alone."""
-    plugs = list(household.plug_messages())
-    sensors = list(household.sensor_messages())
+    plugs, sensors = list(plug_messages), list(sensor_messages)
     with (
         InfluxDB1(folder / "influxdb") as influxdb,
         Mosquitto(folder / "mosquitto", extra_config="max_queued_messages 0") as broker,
@@ -101,6 +103,7 @@ def _wait_until_stored(influxdb: InfluxDB1, plugs: int, sensors: int) -> None:
         stored = sum(count(name, name) for name in quantities)
         statement = 'SELECT count("temperature") FROM "temperature" WHERE "switch" =~ /./'
         stored += sum(row["count"] for row in influxdb.query(statement, DATABASE))
-        return stored >= plugs and count("lorawan", "frame_counter") + 1 >= sensors
+        frames, events = count("lorawan", "frame_counter"), count("battery_level", "battery_level")
+        return stored >= plugs and frames + events >= sensors
 
     wait_until(is_complete, 60, f"{plugs} points of plugs, {sensors} of sensors")

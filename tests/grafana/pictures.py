@@ -44,7 +44,8 @@ NOTE: Final = "drawn by tests/grafana/pictures.py from answers of InfluxDB 1.6.7
 
 def main() -> None:
     """Write one SVG for each dashboard."""
-    with tempfile.TemporaryDirectory() as folder, filled(Path(folder)) as home:
+    messages = household.plug_messages(), household.sensor_messages()
+    with tempfile.TemporaryDirectory() as folder, filled(Path(folder), *messages) as home:
         for path in sorted((FOLDER / "dashboards").iterdir()):
             dashboard = json.loads(path.read_text())
             picture = FOLDER / "pictures" / f"{path.stem}.svg"
