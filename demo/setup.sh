@@ -10,6 +10,7 @@ declare -A package_of=(
     [influx]=influxdb-client
     [influxd]=influxdb
     [mosquitto_sub]=mosquitto-clients
+    [node]=nodejs
     [pg_ctlcluster]=postgresql
     [update-ca-certificates]=ca-certificates
 )
@@ -54,6 +55,17 @@ make_venv() {
     "$venv/bin/python" -m pip --version &>/dev/null || python3 -m venv --clear "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
     echo "$wanted" >"$venv/made-of"
+}
+
+# make_node_modules FOLDER: installs what its package-lock.json names, unless nothing changed since.
+make_node_modules() {
+    local wanted
+    wanted=$(node --version && sha256sum <"$1/package-lock.json")
+    [[ $(cat "$1/node_modules/made-of" 2>/dev/null) != "$wanted" ]] || return 0
+    echo "Installing Node.js packages into $1" >&2
+    # None of these packages needs its scripts, which could do anything.
+    (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+    echo "$wanted" >"$1/node_modules/made-of"
 }
 
 fail() {

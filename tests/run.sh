@@ -6,14 +6,15 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 source demo/setup.sh
 
 need_programs mosquitto influxd victoria-metrics shellcheck debootstrap \
-    chromium certutil nginx openssl pg_ctlcluster redis-server
+    chromium certutil nginx openssl pg_ctlcluster redis-server node npm
 make_venv .venv-tests tests/requirements.txt requirements.txt demo/requirements.txt
 make_venv .venv-thingsboard integrations/thingsboard/requirements.txt
+make_node_modules integrations/node-red
 
 python=.venv-tests/bin/python
 "$python" -m ruff check --quiet
 "$python" -m ruff format --check --quiet
 "$python" -m mypy --strict .
-find . -name '.venv*' -prune -o \( -name '*.sh' -o -path './.ci/run' \) -type f \
+find . \( -name '.venv*' -o -name node_modules \) -prune -o \( -name '*.sh' -o -path './.ci/run' \) -type f \
     -exec shellcheck --external-sources {} +
 exec "$python" -m pytest "$@"

@@ -1,0 +1,364 @@
+"""The flows for Node-RED, in the real Node-RED, with the maker's library for Adeunis devices."""
+
+import base64
+import contextlib
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+
+from demo.parts import HOST, REPOSITORY, Mosquitto
+from demo.process import Program, find_program, free_port, wait_until
+from demo.switches import SwitchSpec
+from openenergy.lorawan.decoders import DECODERS
+from openenergy.lorawan.sample import Decoded
+from tests.integration.running import moves, plugs
+from tests.mqtt_client import MqttClient
+from tests.unit.lorawan import vectors
+
+SHIPPED = REPOSITORY / "integrations" / "node-red"
+UPLINK_MS = 1_763_763_243_123
+UPLINK_TIME = "2025-11-21T22:14:03.123Z"
+# What the flow leaves to mqtt_2_influx.py, as its README says.
+LEFT_OUT = ("tic", "pulse-0x48")
+
+LONGEST_PERIOD_S = 31 * 86_400
+
+Reading = dict[str, Any]
+Readings = dict[tuple[str, int], Reading]
+"""By quantity and time in ms since 1970 UTC."""
+
+
+def flow(name: str, broker: Mosquitto, plug: str = "") -> list[dict[str, Any]]:
+    """Return a shipped flow, with this broker's port and this plug's name."""
+    nodes: list[dict[str, Any]] = json.loads((SHIPPED / f"{name}.json").read_text("utf-8"))
+    (server,) = (node for node in nodes if node["type"] == "mqtt-broker")
+    assert (server["broker"], server["port"]) == ("localhost", "1883")
+    server |= {"broker": broker.host, "port": str(broker.port)}
+    for node in nodes:
+        for variable in node.get("env", []):
+            if plug and variable["name"] == "PLUG":
+                variable["value"] = plug
+    return nodes
+
+
+class NodeRed(Program):
+    """Node-RED with the shipped settings and packages, in a folder of its own."""
+
+    def __init__(self, folder: Path, flows: list[dict[str, Any]]) -> None:
+        folder.mkdir()
+        for name in ("package.json", "package-lock.json", "settings.js"):
+            shutil.copy(SHIPPED / name, folder)
+        (folder / "node_modules").symlink_to(SHIPPED / "node_modules")
+        (folder / "flows.json").write_text(json.dumps(flows))
+        self.url = f"http://{HOST}:{free_port()}"
+        red = folder / "node_modules" / "node-red" / "red.js"
+        argv = [find_program("node"), str(red), "--userDir", str(folder)]
+        argv += ["--port", self.url.rpartition(":")[2]]
+        super().__init__("node-red", argv, folder / "node-red.log")
+
+    def ready(self) -> bool:
+        """Whether its flows run, and are connected to the broker."""
+        return "Started flows" in self.log() and "Connected to broker" in self.log()
+
+    def press(self, node: str) -> None:
+        """Press the button of an inject node, as the editor does."""
+        requests.post(f"{self.url}/inject/{node}", timeout=10).raise_for_status()
+
+    def context(self, tab: str, key: str) -> Any:
+        """Return what a flow keeps under a key."""
+        answer = requests.get(f"{self.url}/context/flow/{tab}/{key}", timeout=10)
+        answer.raise_for_status()
+        kept = answer.json()["msg"]
+        return None if kept == "(undefined)" else json.loads(kept)
+
+
+class House(NamedTuple):
+    """Node-RED with the LoRaWAN flow, and a client that plays ChirpStack and hears it all."""
+
+    node_red: NodeRed
+    client: MqttClient
+
+    def send(self, device: str, product: str, frame: str, **changed: object) -> None:
+        event = {
+            "time": UPLINK_TIME,
+            "deviceInfo": {
+                "deviceName": device,
+                "devEui": "0018b24000000001",
+                "tags": {"decoder": f"adeunis/{product}"},
+            },
+            "data": base64.b64encode(bytes.fromhex(frame)).decode(),
+        }
+        self.publish(event | changed)
+
+    def publish(self, payload: bytes | dict[str, Any]) -> None:
+        self.client.publish("application/1/device/0018b24000000001/event/up", payload)
+
+    def readings(self) -> dict[str, Readings]:
+        """Return what was published, by device."""
+        found: dict[str, Readings] = defaultdict(dict)
+        for message in self.client.messages("@update/+/monitoring/+"):
+            assert (message.qos, message.retain) == (1, False)
+            reading = message.json
+            _, device, _, quantity = message.topic.split("/")
+            key = (quantity, reading.pop("time"))
+            assert key not in found[device], f"twice: {message}"
+            found[device][key] = reading
+        return found
+
+    def fence(self, name: str) -> None:
+        """Wait until everything sent before has been published."""
+        self.send(name, "temp4", "3000 00a4 0186")
+        self.client.wait_for(f"@update/{name}/monitoring/temperature_1", timeout=30)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("house")
+    with contextlib.ExitStack() as running:
+        broker = running.enter_context(Mosquitto(folder / "mosquitto"))
+        client = running.enter_context(MqttClient(broker.host, broker.port))
+        node_red = NodeRed(folder / "node-red", flow("lorawan_flow", broker))
+        running.callback(lambda: print(node_red.log()[-5000:]))  # of a test that fails
+        running.enter_context(node_red)
+        yield House(node_red, client)
+
+
+def frames() -> list[tuple[str, str, str]]:
+    """Return name of a device, product and frame of each vector that the flow knows."""
+    found = []
+    for number, vector in enumerate(vectors.load("adeunis.jsonl")):
+        product, frame = vector["device"], vector["hex"]
+        if not f"{product}-0x{frame[:2]}".startswith(LEFT_OUT):
+            found.append((f"v{number}", product, frame))
+    return found
+
+
+def decode(product: str, frame: str) -> Decoded:
+    return DECODERS[f"adeunis/{product}"](1, bytes.fromhex(frame))
+
+
+def expected(decoded: Decoded, period_ms: float = 0) -> Readings:
+    """Return what shall be published of a frame, by quantity and time."""
+    found: Readings = {}
+    for sample in decoded.samples:
+        if sample.age == 0 or period_ms:
+            quantity = sample.quantity + (f"_{sample.channel}" if sample.channel else "")
+            # The library rounds analog values to three decimals, in mA.
+            reading: Reading = {"value": pytest.approx(float(sample.value), rel=1e-9, abs=0.0005)}
+            if sample.unit:
+                reading["unit"] = sample.unit
+            found[quantity, UPLINK_MS - round(sample.age * period_ms)] = reading
+    return found
+
+
+def test_golden_vectors_become_the_readings_of_our_own_decoder(house: House) -> None:
+    sent = frames()
+    assert len(sent) > 1300
+    for device, product, frame in sent:
+        house.send(device, product, frame)
+    house.fence("all-vectors")
+    found = house.readings()
+    wrong = {
+        (device, product, frame): found[device]
+        for device, product, frame in sent
+        if found[device] != expected(decode(product, frame))
+    }
+    assert not wrong
+
+
+def test_a_history_gets_its_times_once_the_device_has_told_its_period(house: House) -> None:
+    """Whatever a product's configuration frames say (0x10), its next history obeys."""
+    histories: dict[str, str] = {}
+    configurations: dict[str, list[str]] = {}
+    for _, product, frame in frames():
+        decoded = decode(product, frame)
+        if decoded.periods and all(decoded.periods.values()):
+            configurations.setdefault(product, []).append(frame)
+        if any(sample.age for sample in decoded.samples):
+            longest = histories.get(product, "")
+            histories[product] = max(longest, frame, key=len)
+    tried = [
+        (f"{product}-history-{number}", product, configuration)
+        for product in histories
+        for number, configuration in enumerate(configurations.get(product, []))
+    ]
+    assert {product for _, product, _ in tried} >= {"pulse3", "pulse4", "temp4", "comfort2"}
+    for device, product, configuration in tried:
+        house.send(device, product, configuration, time="2025-01-01T00:00:00Z")
+        house.send(device, product, histories[product])
+    house.fence("all-histories")
+    published = house.readings()
+    for device, product, configuration in tried:
+        decoded = decode(product, histories[product])
+        told = decode(product, configuration).periods.get(decoded.series, 0)
+        found = published[device]
+        del found[("battery_low", 1_735_689_600_000)]  # of the configuration frame itself
+        period_s = told if told <= LONGEST_PERIOD_S else 0
+        assert found == expected(decoded, period_s * 1000), (device, configuration)
+
+
+def test_samples_that_a_frame_repeats_are_published_once(house: House) -> None:
+    every_minute = "102101000ab2001e56000a02eb8d25c5b3054f0366035c161520cf06"
+    house.send("meter", "pulse4", every_minute, time="2025-11-21T19:00:00Z")
+    # A count of four bytes, then how much it grew since the sample before, each of two bytes.
+    for time, frame in (
+        ("2025-11-21T20:00:00Z", "5a20 00000102 0001 0001"),
+        ("2025-11-21T20:02:02Z", "5a40 00000104 0001 0001 0001"),
+    ):
+        house.send("meter", "pulse4", frame, time=time)
+    house.fence("repeated")
+    pulses = sorted(
+        (time, reading["value"])
+        for (quantity, time), reading in house.readings()["meter"].items()
+        if quantity == "pulses_A"
+    )
+    assert [value for _, value in pulses] == [0x100, 0x101, 0x102, 0x103, 0x104]
+    assert len({time for time, _ in pulses}) == len(pulses)
+
+
+def test_a_period_outlives_a_restart(house: House) -> None:
+    configuration = next(
+        frame
+        for _, product, frame in frames()
+        if product == "temp4" and any(decode(product, frame).periods.values())
+    )
+    house.send("cellar", "temp4", configuration)
+    house.fence("before-restart")
+    periods = house.node_red.context("openenergylorawan", "periods")
+    assert periods["cellar"] > 0
+    house.node_red.stop()
+    house.node_red.start()
+    assert house.node_red.context("openenergylorawan", "periods") == periods
+
+
+@pytest.mark.parametrize(
+    ("what", "payload"),
+    [
+        ("Failed to parse JSON string", b"{not json"),
+        ("Invalid JSON string", b"\xff\xfe\x00"),
+        (None, b"null"),
+        (None, b"[]"),
+        (None, b'"text"'),
+        ("without deviceName or time", {"deviceInfo": {"tags": {"decoder": "adeunis/temp4"}}}),
+        (
+            "without deviceName or time",
+            {
+                "time": "yesterday",
+                "deviceInfo": {"deviceName": "x", "tags": {"decoder": "adeunis/temp4"}},
+            },
+        ),
+        (
+            "knows no frame",
+            {
+                "time": UPLINK_TIME,
+                "deviceInfo": {"deviceName": "x", "tags": {"decoder": "adeunis/nonsense"}},
+                "data": "MAAApAGG",
+            },
+        ),
+        (
+            "knows no frame",
+            {
+                "time": UPLINK_TIME,
+                "deviceInfo": {"deviceName": "x", "tags": {"decoder": "adeunis/temp4"}},
+                "data": "!!!!",
+            },
+        ),
+        (
+            None,
+            {
+                "time": UPLINK_TIME,
+                "deviceInfo": {"deviceName": "x", "tags": {"decoder": ["adeunis/temp4"]}},
+                "data": {"a": 1},
+            },
+        ),
+        (
+            None,
+            {"deviceInfo": {"deviceName": "x", "tags": {"decoder": "lopy"}}, "data": "QEAAAA=="},
+        ),
+        (None, b"[" * 100_000),
+    ],
+)
+def test_garbage_is_told_and_stops_nothing(
+    house: House, what: str | None, payload: bytes | dict[str, Any]
+) -> None:
+    heard = len(house.node_red.log())
+    house.client.clear()
+    house.publish(payload)
+    house.fence("after-garbage")
+    devices = {each.topic.split("/")[1] for each in house.client.messages("@update/#")}
+    assert devices == {"after-garbage"}
+    if what:
+        wait_until(lambda: what in house.node_red.log()[heard:], 10, what)
+
+
+def test_malformed_frames_give_no_wrong_readings(house: House) -> None:
+    """Frames cut short or too long: the library reads some of them, but whatever it says is one."""
+    bad = [
+        vector
+        for vector in vectors.load("adeunis_malformed.jsonl")
+        if vector["expect"] == "reject" and not vector["device"].startswith("tic")
+    ]
+    for number, vector in enumerate(bad):
+        data = base64.b64encode(bytes.fromhex(vector["hex"])).decode() if is_hex(vector) else "?"
+        house.send(f"bad{number}", vector["device"], "", data=data)
+    house.fence("after-malformed")
+    found = house.readings()
+    for number in range(len(bad)):
+        for reading in found[f"bad{number}"].values():
+            assert isinstance(reading["value"], int | float)
+
+
+def is_hex(vector: Mapping[str, str]) -> bool:
+    try:
+        bytes.fromhex(vector["hex"])
+    except ValueError:
+        return False
+    return True
+
+
+def test_names_become_topic_levels(house: House) -> None:
+    house.send("Büro 2/+#", "temp4", "3000 00a4 0186")
+    reading = house.client.wait_for("@update/B-ro-2---/monitoring/temperature_1")
+    assert reading.json == {"value": 16.4, "unit": "C", "time": UPLINK_MS}
+
+
+def test_injected_commands_switch_a_plug_and_its_state_is_shown(tmp_path: Path) -> None:
+    with plugs(tmp_path, [SwitchSpec("washer")]) as bench:
+        switch = bench.switches["washer"]
+        nodes = flow("plug_flow", bench.broker, "washer")
+        with NodeRed(tmp_path / "node-red", nodes) as node_red:
+            for button, relay in (("close", 1), ("open", 0), ("toggle", 1)):
+                node_red.press(f"oeplug{button}")
+                bench.wait_for_value("washer", "relay", relay)
+                wait_until(
+                    lambda relay=relay: (  # type: ignore[misc]
+                        (node_red.context("openenergyplug", "plug") or {}).get("relay") == relay
+                    ),
+                    10,
+                    "the relay's state in Node-RED",
+                )
+                bench.client.clear()
+            shown = node_red.context("openenergyplug", "plug")
+            assert shown["online"] == 1
+            assert shown["power"] >= 0
+        assert len(moves(switch)) == 3
+
+
+def test_a_command_is_fresh_and_never_retained(tmp_path: Path) -> None:
+    with (
+        Mosquitto(tmp_path / "mosquitto") as broker,
+        MqttClient(broker.host, broker.port) as client,
+        NodeRed(tmp_path / "node-red", flow("plug_flow", broker, "fridge")) as node_red,
+    ):
+        node_red.press("oeplugopen")
+        command = client.wait_for("@set/fridge/control/relay")
+        assert command.json.keys() == {"value", "time"}
+        assert command.json["value"] == "open"
+        assert command.json["time"] == pytest.approx(command.arrived * 1000, abs=5000)
+        assert (command.qos, command.retain, command.expiry) == (1, False, 10)
