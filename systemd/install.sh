@@ -17,7 +17,8 @@ source demo/setup.sh
 source systemd/common.sh
 
 FILES=(plug_2_mqtt.py mqtt_2_influx.py button_server.py requirements.txt openenergy systemd
-    demo/setup.sh demo/install_packages.sh)
+    demo/setup.sh demo/install_packages.sh
+    grafana/{__init__,aggregate}.py grafana/source/{__init__,queries}.py)
 # What each service was last started with: version_of.
 STARTED=$RELEASES/started
 release=

@@ -3,7 +3,7 @@
 from grafana.source import queries
 from grafana.source.board import choice_variable, dashboard, text_variable
 from grafana.source.now import SWITCH
-from grafana.source.panels import Json, bars, columns, stat, target
+from grafana.source.panels import Json, bars, columns, month_bars, stat, target
 
 PRICE = text_variable("price", "Price of a kWh", "0.29")
 CURRENCY = text_variable("currency", "Currency", "CHF")
@@ -25,6 +25,9 @@ PERIODS = (
     ("In the time shown", None, None),
 )
 
+# In hours, which no clock change makes longer.
+SPANS = (("24 hours", 24), ("30 days", 30 * 24), ("365 days", 365 * 24))
+
 
 def build() -> Json:
     """Return the dashboard."""
@@ -34,6 +37,8 @@ def build() -> Json:
         [
             *(_period(*period, price=False) for period in PERIODS),
             *(_period(*period, price=True) for period in PERIODS),
+            *(_change(*span) for span in SPANS),
+            *_by_month(),
             *_by_day(),
             *_ranking(),
             *_standby(),
@@ -45,6 +50,36 @@ def build() -> Json:
     )
 
 
+# Days become months, named by that in which the bill began.
+BY_MONTH: Json = {
+    "transformations": [
+        {
+            "id": "calculateField",
+            "options": {
+                "mode": "binary",
+                "alias": "Month",
+                "binary": {"left": "Time", "operator": "-", "right": "shift"},
+            },
+        },
+        {
+            "id": "convertFieldType",
+            "options": {"conversions": [{"targetField": "Month", "destinationType": "time"}]},
+        },
+        {
+            "id": "formatTime",
+            "options": {"timeField": "Month", "outputFormat": "YYYY-MM", "timezone": "browser"},
+        },
+        {
+            "id": "groupBy",
+            "options": {
+                "fields": {
+                    "Month": {"operation": "groupby", "aggregations": []},
+                    "energy": {"operation": "aggregate", "aggregations": ["sum"]},
+                }
+            },
+        },
+    ]
+}
 # Series become rows, so that they can be put in order.
 SORTED: Json = {
     "transformations": [
@@ -77,6 +112,43 @@ def _period(title: str, time_from: str | None, shift: str | None, *, price: bool
         **unit,
         **override,
     )
+
+
+def _change(title: str, hours: int) -> Json:
+    return stat(
+        f"Last {title} against those before",
+        target(queries.change(f"{hours}h")),
+        size=(8, 3),
+        unit="percentunit",
+        decimals=1,
+        limits=[(0, "orange")],
+        timeFrom=f"{2 * hours}h",
+        hideTimeOverride=True,
+        description="How much more was used. Nothing is shown if nothing was measured before.",
+    )
+
+
+def _by_month() -> list[Json]:
+    months: Json = {
+        "decimals": 2,
+        "timeFrom": "now-${billing_day}d/M-11M+${billing_day}d",
+        "hideTimeOverride": True,
+        "description": "Each month begins on the day of the bill, and has the name of that day's.",
+        **BY_MONTH,
+    }
+    return [
+        month_bars(
+            "Energy by month",
+            target(queries.daily_energy_to_add_up(), table=True),
+            unit="kwatth",
+            **months,
+        ),
+        month_bars(
+            "Cost by month, ${currency}",
+            target(queries.daily_energy_to_add_up(price=True), table=True),
+            **months,
+        ),
+    ]
 
 
 def _by_day() -> list[Json]:

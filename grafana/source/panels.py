@@ -144,6 +144,25 @@ def columns(title: str, *targets: Json, size: tuple[int, int] = (12, 9), **more:
     return panel("timeseries", title, targets, size=size, options=options, custom=custom, **more)
 
 
+def month_bars(title: str, *targets: Json, size: tuple[int, int] = (12, 8), **more: Any) -> Json:
+    """Return a column for each row, named by the field "Month"."""
+    options = {
+        "xField": "Month",
+        "orientation": "auto",
+        "showValue": "auto",
+        "stacking": "none",
+        "groupWidth": 0.7,
+        "barWidth": 0.9,
+        "xTickLabelRotation": 0,
+        "xTickLabelSpacing": 0,
+        "fullHighlight": False,
+        "legend": {**_legend([]), "showLegend": False},
+        "tooltip": {"mode": "single", "sort": "none"},
+    }
+    custom = {"fillOpacity": 80, "lineWidth": 0}
+    return panel("barchart", title, targets, size=size, options=options, custom=custom, **more)
+
+
 def timeline(title: str, *targets: Json, size: tuple[int, int] = (24, 7), **more: Any) -> Json:
     """Return states over time, a band for each series."""
     options = {

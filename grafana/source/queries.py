@@ -136,6 +136,30 @@ def daily_energy(*, price: bool = False, by_switch: bool = True) -> str:
     )
 
 
+def change(half: str) -> str:
+    """Return a query for how much more was used in the later `half` of the range, as a share.
+
+    The later half is the whole less the earlier one, which ends so much earlier.
+    """
+    whole, earlier = (
+        f'(SELECT sum("consumption") AS "{name}" FROM "{QUARTER_HOUR}" WHERE {PLUGS}{end})'
+        for name, end in (("whole", ""), ("earlier", f" - {half}"))
+    )
+    return f'SELECT sum("whole") / sum("earlier") - 2 FROM {whole}, {earlier}'
+
+
+def daily_energy_to_add_up(*, price: bool = False) -> str:
+    """Return a query for the energy of each day, and by how much, in ms, its bill began earlier.
+
+    To noon, so that the hour of a clock change, or another time zone, does not matter.
+    """
+    return (
+        f'SELECT sum("consumption") / 1000{_times_price(price)} AS "energy",'
+        ' count("consumption") * 0 + $billing_day * 86400000 - 43200000 AS "shift"'
+        f" FROM \"{QUARTER_HOUR}\" WHERE {PLUGS} GROUP BY time(1d) fill(none) tz('$tz')"
+    )
+
+
 def standby() -> str:
     """Return a query for each switch's standby power, W: what it draws in half of all hours."""
     return (

@@ -7,9 +7,9 @@ the browser (public/app/plugins/datasource/influxdb/datasource.ts) and the macro
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
@@ -204,6 +204,15 @@ def dashboard_queries(
             text = macros(interpolate(target["query"], all_values, multi), own, interval)
             source = f"{dashboard['title']} / {panel['title']} / {target['refId']}"
             yield Query(source, target["query"], text, own, interval, panel)
+
+
+def by_month(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return what a panel's transformations make of days: the sum of each month of the bill."""
+    months: dict[str, float] = {}
+    for row in rows:
+        day = datetime.fromtimestamp((row["time"] - row["shift"]) / 1000, UTC)
+        months[f"{day:%Y-%m}"] = months.get(f"{day:%Y-%m}", 0) + row["energy"]
+    return months
 
 
 def variable_queries(dashboard: Json) -> Iterator[tuple[str, str]]:

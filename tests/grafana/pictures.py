@@ -129,6 +129,25 @@ def _bars(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
         yield _text(x + width, top + 17, _say(panel, value), anchor="end")
 
 
+def _months(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
+    months = {
+        name: value
+        for _, _, series in answers
+        for name, value in expand.by_month(series.rows()).items()
+    }
+    x, y, width, height = box[0], box[1] + 16, box[2], box[3] - 32
+    for index, (name, value) in enumerate(months.items()):
+        left, middle = (x + width * (index + share) / len(months) for share in (0.1, 0.5))
+        top = y + height * (1 - value / max(months.values()))
+        wide = width * 0.8 / len(months)
+        yield (
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}"'
+            f' height="{y + height - top:.1f}" fill="{COLOURS[2]}"/>'
+        )
+        yield _text(middle, top - 4, _say(panel, value), anchor="middle")
+        yield _text(middle, y + height + 15, name, anchor="middle")
+
+
 def _curves(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
     x, y, width, height = box[0] + 50, box[1], box[2] - 50, box[3] - 34
     points = [(_name(*each), _points(each[2])) for each in answers]
@@ -293,6 +312,7 @@ def _canvas(panel: Json, _answers: Answers, _box: Box) -> Iterator[str]:
 DRAWERS: Final[dict[str, Callable[[Json, Answers, Box], Iterator[str]]]] = {
     "stat": _stat,
     "bargauge": _bars,
+    "barchart": _months,
     "timeseries": _curves,
     "state-timeline": _states,
     "table": _table,
@@ -336,6 +356,8 @@ def _say(panel: Json, value: float | None) -> str:
         return str(mapped["text"])
     defaults = panel["fieldConfig"]["defaults"]
     unit = defaults.get("unit", "")
+    if unit == "percentunit":
+        unit, value = "%", 100 * value
     number = f"{value:.{defaults['decimals']}f}" if "decimals" in defaults else f"{value:.4g}"
     return f"{number} {UNITS.get(unit, unit)}".strip()
 

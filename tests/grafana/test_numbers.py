@@ -94,6 +94,74 @@ def test_month_of_the_bill_before_its_day_begins_in_the_month_before() -> None:
     assert query.range.begin == household.local(2026, 2, 15)
 
 
+# Of the quarter hours that began after 12:08 on the 28th, and then on the 29th. By the clock in
+# UTC, 12:08 of summer is 11:08 of winter: the outage takes the first 45 minutes. The last quarter
+# lacks 7 minutes so far.
+DAY_BEFORE = 24 * 61 + 24 * 60 - 45
+LAST_DAY = 24 * 61 - 7 * 2 + 24 * 60 - 7
+LAST_MONTH = DAYS[27] + DAYS[28] + DAYS[29] + DAYS[30]
+LAST_YEAR = DAYS[25] + DAYS[26] + OTHER_HOUR + LAST_MONTH
+
+
+@pytest.mark.parametrize(
+    ("span", "before", "after"),
+    [
+        ("24 hours", DAY_BEFORE, LAST_DAY),
+        ("30 days", OTHER_HOUR, LAST_MONTH),
+        ("365 days", OTHER_HOUR, LAST_YEAR),
+    ],
+)
+def test_change_against_the_span_before(
+    home: Household, span: str, before: float, after: float
+) -> None:
+    query = query_of("energy", f"Last {span} against those before")
+    assert home.numbers(query.expanded) == [pytest.approx(after / before - 1)]
+
+
+def test_change_against_nothing_is_nothing(home: Household) -> None:
+    query = query_of("energy", "Last 30 days against those before", switch="my.tv-1")
+    assert home.numbers(query.expanded) == []
+
+
+@pytest.mark.parametrize(
+    ("billing_day", "months"),
+    [
+        (
+            1,
+            {"2025-10": DAYS[25] + DAYS[26], "2026-02": OTHER_HOUR, "2026-03": LAST_MONTH},
+        ),
+        (
+            26,  # between the days of 24 and 25 hours
+            {
+                "2025-09": DAYS[25],
+                "2025-10": DAYS[26],
+                "2026-01": OTHER_HOUR,
+                "2026-03": LAST_MONTH,
+            },
+        ),
+        (
+            28,
+            {
+                "2025-09": DAYS[25] + DAYS[26],
+                "2026-01": OTHER_HOUR,
+                "2026-02": DAYS[27],
+                "2026-03": DAYS[28] + DAYS[29] + DAYS[30],
+            },
+        ),
+    ],
+)
+def test_twelve_months_of_the_bill(
+    home: Household, billing_day: int, months: dict[str, float]
+) -> None:
+    for title, price in (("Energy by month", 1.0), ("Cost by month, ${currency}", PRICE)):
+        query = query_of("energy", title, billing_day=str(billing_day - 1))
+        assert query.range.begin == household.local(2025, 4, billing_day)
+        (series,) = home.ask(query.expanded)
+        assert expand.by_month(series.rows()) == {
+            month: pytest.approx(watt_hours / 1000 * price) for month, watt_hours in months.items()
+        }
+
+
 def test_energy_of_one_plug(home: Household) -> None:
     query = query_of("energy", "Yesterday", switch="my.tv-1")
     assert home.numbers(query.expanded) == [pytest.approx(TV[29] / 1000)]
@@ -281,6 +349,24 @@ def test_aggregation_without_continuous_queries_makes_the_same(
     assert aggregate.aggregate(settings, begin, end) > len(before)
     again = Household(home.influxdb, "again")
     assert quarter_hours(again) == before
+
+
+def test_aggregation_runs_from_what_is_installed(tmp_path: Path) -> None:
+    """By cron, in the folder that systemd/install.sh makes, where there is no checkout."""
+    script = """
+        eval "$(sed -n '/^FILES=/,/)$/p' systemd/install.sh)"
+        tar --create "${FILES[@]}" | tar --extract --directory "$1"
+    """
+    subprocess.run(["bash", "-ec", script, "-", tmp_path], check=True, cwd=REPOSITORY, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-m", "grafana.aggregate", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_aggregation_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:

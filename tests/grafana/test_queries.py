@@ -32,6 +32,8 @@ WITHOUT = {
         "Last month so far",
         "Last year so far",
         "Energy by day, 31 days before",
+        "Last 30 days against those before",
+        "Last 365 days against those before",
     },
     "kitchen": {"CO2", "Battery", "Battery low", "Meters by"},
     "water": {"Temperature", "Humidity", "CO2", "Battery"},
