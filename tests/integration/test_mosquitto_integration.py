@@ -28,7 +28,7 @@ from tests.integration.test_lorawan import lopy_uplink
 
 SHIPPED = REPOSITORY / "integrations" / "mosquitto"
 SCRIPTS = ("plug_2_mqtt", "mqtt_2_influx", "button_server")
-USERS = ("openenergy", *SCRIPTS, "chirpstack", "automation", "reader")
+USERS = ("openenergy", *SCRIPTS, "chirpstack", "automation", "node_red", "reader")
 # Stands for any address of the machine that others can reach.
 ELSEWHERE = "127.0.0.2"
 
@@ -241,10 +241,10 @@ def show_log(script: Script) -> None:
 
 # A topic of each kind, and who may publish on it and read it.
 WRITERS = {
-    "@update/lamp/monitoring/power": {"openenergy", "plug_2_mqtt"},
-    "@update/lamp/monitoring/online": {"openenergy", *SCRIPTS},
+    "@update/lamp/monitoring/power": {"openenergy", "plug_2_mqtt", "node_red"},
+    "@update/lamp/monitoring/online": {"openenergy", *SCRIPTS, "node_red"},
     "@update/lamp": set(),
-    "@set/lamp/control/relay": {"openenergy", "button_server", "automation"},
+    "@set/lamp/control/relay": {"openenergy", "button_server", "automation", "node_red"},
     "@set/lamp/control/other": set(),
     "application/1/device/00ff/event/up": {"chirpstack"},
     "application/1/device/00ff/command/down": {"openenergy"},
@@ -261,6 +261,7 @@ READERS = {
         "mqtt_2_influx",
         "button_server",
         "automation",
+        "node_red",
         "reader",
     },
     "@set/lamp/control/relay": {"openenergy", "plug_2_mqtt"},
@@ -268,6 +269,7 @@ READERS = {
         "openenergy",
         "mqtt_2_influx",
         "automation",
+        "node_red",
         "reader",
     },
     "application/1/device/00ff/command/down": {"chirpstack"},

@@ -120,7 +120,7 @@ class Machine(Program):
 
     def copy_project(self) -> None:
         """Put our working copy at /home/pi/openenergy, as somebody clones it."""
-        hidden = shutil.ignore_patterns(".*", "__pycache__", "fixtures")
+        hidden = shutil.ignore_patterns(".*", "__pycache__", "fixtures", "node_modules")
         shutil.copytree(REPOSITORY, self.path("/home/pi/openenergy"), ignore=hidden)
 
     def run(self, *argv: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
