@@ -47,7 +47,8 @@ def files(plugs: Sequence[str] = ()) -> dict[Path, str]:
     }
     texts[FOLDER / "provisioning" / "alerting" / "openenergy.json"] = _json(alerts.build())
     for name, lines in statements():
-        texts[FOLDER / "aggregation" / name] = "\n".join(lines) + "\n"
+        # The influx client sends what it reads from a file as one.
+        texts[FOLDER / "aggregation" / name] = ";\n".join(lines) + "\n"
     return texts
 
 
