@@ -1,5 +1,6 @@
 """plug_2_mqtt.py between simulated switches and a real broker: what is read, sent and obeyed."""
 
+import contextlib
 import itertools
 import json
 import time
@@ -147,6 +148,22 @@ def test_switch_is_found_by_its_broadcast(tmp_path: Path, mosquitto: Mosquitto) 
         tables = {"MQTT": mqtt_table(mosquitto.port), "MyStromSwitch": table}
         with Script("plug_2_mqtt.py", write_config(tmp_path / "c.toml", tables)):
             client.wait_for(state_topic("lamp", "power"), timeout=60)
+
+
+def test_switch_is_followed_to_another_address(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    with MqttClient(mosquitto.host, mosquitto.port) as client, contextlib.ExitStack() as plugged:
+        before = plugged.enter_context(announced_switch("lamp"))
+        table = {"name": "lamp", "macAdress": before.mac, "interval": 0.2}
+        tables = {"MQTT": mqtt_table(mosquitto.port), "MyStromSwitch": table}
+        with Script("plug_2_mqtt.py", write_config(tmp_path / "c.toml", tables)):
+            client.wait_for(state_topic("lamp", "power"), timeout=60)
+            plugged.close()
+            client.wait_for(state_topic("lamp", "online"), lambda each: each.json["value"] == 0)
+            client.clear()
+            with announced_switch("lamp") as after:
+                assert (after.mac, after.host) != (before.mac, before.host)
+                client.wait_for(state_topic("lamp", "power"), timeout=60)
+                assert readings(after)
 
 
 class TestSchedule:
