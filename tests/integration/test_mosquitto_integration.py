@@ -251,8 +251,9 @@ WRITERS = {
     "v3/app@ttn/devices/lopy/up": {"openenergy"},
     "eu868/gateway/00ff/event/up": {"chirpstack"},
     "gateway/00ff/command/down": {"chirpstack"},
-    "homeassistant/switch/lamp/config": {"openenergy", "plug_2_mqtt"},
-    "homeassistant/status": {"openenergy", "plug_2_mqtt", "automation"},
+    "homeassistant/device/lamp/config": {"openenergy", "plug_2_mqtt"},
+    "homeassistant/switch/lamp/config": set(),
+    "homeassistant/status": {"automation"},
     "other/topic": set(),
 }
 READERS = {
@@ -276,7 +277,7 @@ READERS = {
     "v3/app@ttn/devices/lopy/up": {"openenergy", "mqtt_2_influx"},
     "eu868/gateway/00ff/event/up": {"chirpstack"},
     "gateway/00ff/command/down": {"chirpstack"},
-    "homeassistant/switch/lamp/config": {"automation"},
+    "homeassistant/device/lamp/config": {"automation"},
     "homeassistant/status": {"openenergy", "plug_2_mqtt", "automation"},
 }
 READERS["@update/lamp/monitoring/online"] = READERS["@update/lamp/monitoring/power"]
