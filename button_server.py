@@ -349,6 +349,8 @@ def error_answer(status: HTTPStatus, reason: str) -> tuple[flask.Response, int]:
     answer = flask.jsonify({"success": False, "error": reason})
     if status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = 'Bearer realm="openenergy"'
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        answer.headers["Allow"] = "POST"  # of a GET that would switch; the router knows the others
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         answer.headers["Retry-After"] = "60"
     return answer, status.value
