@@ -173,6 +173,7 @@ class Buttons:
         if not self._connection.publish(
             topics.command_topic(self._settings.mqtt.prefix_set, order.name),
             topics.encode_command(relay, sent.unix_ms),
+            qos=topics.COMMAND_QOS,
             expiry_s=topics.COMMAND_EXPIRY_S,
         ):
             raise CommandError(HTTPStatus.SERVICE_UNAVAILABLE, NO_BROKER)

@@ -174,10 +174,17 @@ class Broker:
         self._thread.join(FAREWELL_S + 1)
 
     def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int | None = None,
+        retain: bool = False,
+        expiry_s: int | None = None,
     ) -> tuple[mqtt.Client, int] | None:
         """Publish now; return what `on_published` will get, or None if we are not connected.
 
+        Without `qos` it is that of `[MQTT]`.
         A message with `expiry_s` is dropped by the broker when it is older (MQTT 5 only).
         """
         client = self._client
@@ -189,7 +196,7 @@ class Broker:
         info = client.publish(
             topic,
             payload,
-            qos=self._settings.qos,
+            qos=self._settings.qos if qos is None else qos,
             retain=retain and self._settings.retain,
             properties=properties,
         )

@@ -15,6 +15,8 @@ NAME_EXPECTED: Final = "one topic level: letters, digits, '_', '-', '.' (64 at m
 NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}\Z"
 # A payload of ours has about 60 bytes; nothing that is a measurement comes near this.
 MAX_PAYLOAD: Final = 4096
+# A command is sent once, whatever `[MQTT] qos` says of measurements.
+COMMAND_QOS: Final = 1
 # Longest life of a command: in the broker (message expiry), and against our clock.
 COMMAND_EXPIRY_S: Final = 10
 COMMAND_MAX_SKEW_S: Final = 30

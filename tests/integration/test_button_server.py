@@ -82,12 +82,18 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, broker_port: int, name: str, *, must_connect: bool = True, **options: object
+    folder: Path,
+    broker_port: int,
+    name: str,
+    *,
+    must_connect: bool = True,
+    qos: int = 1,
+    **options: object,
 ) -> Iterator[Server]:
     """Run a button server under a client identifier of its own; `options` of [ButtonServer]."""
     port = free_port()
     tables: dict[str, Table] = {
-        "MQTT": mqtt_table(broker_port, client_id=name),
+        "MQTT": mqtt_table(broker_port, client_id=name, qos=qos),
         "ButtonServer": {"port": port, "confirm_timeout": CONFIRM_TIMEOUT} | options,
     }
     with Script(SCRIPT, write_config(folder / f"{name}.toml", tables)) as script:
@@ -102,12 +108,13 @@ def serving(
 
 
 class House(NamedTuple):
-    """Plugs, and three servers for their buttons."""
+    """Plugs, and servers for their buttons."""
 
     plugs: Bench
     open: Server  # nobody needs a token
     secured: Server
     by_get: Server
+    at_qos_0: Server
 
     def commands(self) -> list[Message]:
         return self.plugs.client.messages("@set/#")
@@ -150,12 +157,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             running.enter_context(serving(folder, port, "open")),
             running.enter_context(secured),
             running.enter_context(serving(folder, port, "by_get", allow_get=True)),
+            running.enter_context(serving(folder, port, "at_qos_0", qos=0)),
         )
         for spec in specs:
             bench.wait_for_value(spec.name, "online", 1)
         bench.switches["gone"].set_fault("refused")
         bench.wait_for_value("gone", "online", 0)
-        for server in (house.open, house.secured, house.by_get):
+        for server in (house.open, house.secured, house.by_get, house.at_qos_0):
             wait_until_known(server, {spec.name for spec in specs})
         yield house
 
@@ -208,9 +216,10 @@ class TestPress:
             topic = state_topic(name, "relay")
             assert retained_value(house.plugs.broker, topic) == (relay == "close")
 
-    def test_command_is_as_agreed(self, house: House) -> None:
+    @pytest.mark.parametrize("server", ["open", "at_qos_0"])
+    def test_command_is_as_agreed(self, house: House, server: str) -> None:
         house.plugs.client.clear()
-        house.open.press("lamp", "open")
+        assert getattr(house, server).press("lamp", "open").ok
         command = house.plugs.client.wait_for(command_topic("lamp"))
         assert command.json.keys() == {"value", "time"}
         assert command.json["value"] == "open"
