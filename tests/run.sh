@@ -10,6 +10,7 @@ need_programs mosquitto influxd victoria-metrics shellcheck debootstrap \
 make_venv .venv-tests tests/requirements.txt requirements.txt demo/requirements.txt
 make_venv .venv-thingsboard integrations/thingsboard/requirements.txt
 make_node_modules integrations/node-red
+make_node_modules tests/grafana
 
 python=.venv-tests/bin/python
 "$python" -m ruff check --quiet

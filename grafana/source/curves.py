@@ -6,13 +6,11 @@ from grafana.source import queries
 from grafana.source.panels import Json, lines, target
 
 
-def over_any_time(
-    quantity: str, expression: str, *, function: str = "mean", fill: str = "null"
-) -> tuple[Json, Json]:
+def over_any_time(quantity: str, expression: str, *, function: str = "mean") -> tuple[Json, Json]:
     """Return targets for short and for long ranges; only one of them has rows."""
     return (
-        target(queries.over_time(quantity, function, fill), "$tag_switch", ref="A"),
-        target(queries.over_long_time(expression, fill), "$tag_switch", ref="B"),
+        target(queries.over_time(quantity, function), "$tag_switch", ref="A"),
+        target(queries.over_long_time(expression), "$tag_switch", ref="B"),
     )
 
 

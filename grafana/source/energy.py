@@ -18,13 +18,15 @@ PERIODS = (
     ("Today", "now/d", None),
     ("Yesterday so far", "now/d", "1d"),
     ("Yesterday", "now/d", "1d/d"),
+    ("In the time shown", None, None),
     ("This month", MONTH, None),
     ("Last month so far", MONTH, "1M"),
     ("This year", "now/y", None),
     ("Last year so far", "now/y", "1y"),
-    ("In the time shown", None, None),
 )
 
+# Grafana's own "kwatth" makes "3.51 MWh" and "60 Wh" of it.
+KWH = "suffix:kWh"
 # In hours, which no clock change makes longer.
 SPANS = (("24 hours", 24), ("30 days", 30 * 24), ("365 days", 365 * 24))
 
@@ -102,7 +104,7 @@ def _period(title: str, time_from: str | None, shift: str | None, *, price: bool
     override = {"timeFrom": time_from} if time_from else {}
     if shift:
         override["timeShift"] = shift
-    unit = {} if price else {"unit": "kwatth"}
+    unit = {} if price else {"unit": KWH}
     return stat(
         f"{title}, ${{currency}}" if price else title,
         target(queries.energy(price=price)),
@@ -131,7 +133,7 @@ def _change(title: str, hours: int) -> Json:
 def _by_month() -> list[Json]:
     months: Json = {
         "decimals": 2,
-        "timeFrom": "now-${billing_day}d/M-11M+${billing_day}d",
+        "timeFrom": "now-12M/M+${billing_day}d",
         "hideTimeOverride": True,
         "description": "Each month begins on the day of the bill, and has the name of that day's.",
         **BY_MONTH,
@@ -140,7 +142,7 @@ def _by_month() -> list[Json]:
         month_bars(
             "Energy by month",
             target(queries.daily_energy_to_add_up(), table=True),
-            unit="kwatth",
+            unit=KWH,
             **months,
         ),
         month_bars(
@@ -156,7 +158,7 @@ def _by_day() -> list[Json]:
         columns(
             "Energy by day",
             target(queries.daily_energy(), "$tag_switch"),
-            unit="kwatth",
+            unit=KWH,
             decimals=2,
             interval="1d",
         ),
@@ -170,7 +172,7 @@ def _by_day() -> list[Json]:
             "Energy by day, 31 days before",
             target(queries.daily_energy(by_switch=False), "all plugs"),
             size=(24, 6),
-            unit="kwatth",
+            unit=KWH,
             decimals=2,
             interval="1d",
             timeShift="31d",
@@ -184,7 +186,7 @@ def _ranking() -> list[Json]:
         bars(
             "Ranking: energy in the time shown",
             target(queries.energy(by_switch=True), "$tag_switch"),
-            unit="kwatth",
+            unit=KWH,
             decimals=2,
             **SORTED,
         ),

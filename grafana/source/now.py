@@ -12,6 +12,7 @@ PLUG = query_variable(
 )
 # What the relay does: "open" is off.
 BUTTONS = (("On", "close", "success"), ("Off", "open", "destructive"))
+PLUGS_IN_A_ROW = 3
 
 
 def build(plugs: Sequence[str]) -> Json:
@@ -33,13 +34,13 @@ def build(plugs: Sequence[str]) -> Json:
             bars(
                 "Power",
                 target(queries.last("power"), "$tag_switch"),
-                size=(10, 6),
+                size=(18 if plugs else 10, 6),
                 unit="watt",
                 timeFrom="2m",
                 hideTimeOverride=True,
                 limits=[(100, "yellow"), (1000, "orange"), (2000, "red")],
             ),
-            buttons(plugs or ["${plug}"]),
+            buttons(plugs),
             states(),
             curves.power("Power over time"),
         ],
@@ -55,10 +56,10 @@ def states() -> Json:
     return table(
         "Plugs",
         target(queries.last("power"), ref="A", table=True),
-        target(queries.last("relay"), ref="B", table=True),
+        target(queries.last_known("relay"), ref="B", table=True),
         target(queries.last("temperature"), ref="C", table=True),
-        target(queries.last_online(), ref="D", table=True),
-        target(queries.last("relay", "switching"), ref="E", table=True),
+        target(queries.last_known("online"), ref="D", table=True),
+        target(queries.last_known("online", "switching"), ref="E", table=True),
         key="switch",
         overrides=[
             override("switch", displayName="Plug"),
@@ -66,12 +67,11 @@ def states() -> Json:
             override("temperature", displayName="Temperature", unit="celsius"),
             override("relay", displayName="Relay", **_states(ON_OFF)),
             override("online", displayName="Answers", **_states(ONLINE)),
-            # joinByField numbers the columns that all targets have.
-            override("Time 1", custom__hidden=True),
-            override("Time 2", displayName="Last reading", unit="dateTimeFromNow"),
-            override("Time 3", custom__hidden=True),
-            override("Time 4", custom__hidden=True),
-            override("Time 5", custom__hidden=True),
+            # Columns that all targets have are told apart by their measurements.
+            override("Time relay", displayName="Last reading", unit="dateTimeFromNow"),
+            override("Time power", custom__hidden=True),
+            override("Time temperature", custom__hidden=True),
+            override("Time online", custom__hidden=True),
             override(
                 "switching",
                 displayName="Switch",
@@ -108,20 +108,24 @@ def _states(mappings: Sequence[tuple[int, str, str]]) -> Json:
 
 
 def buttons(plugs: Sequence[str]) -> Json:
-    """Return a canvas with a line for each plug: its name, On, Off.
+    """Return a canvas with On and Off for each plug; without names, for the one chosen on top.
 
     Written once per plug since Grafana does not give a repeated canvas its own value of the
-    variable (grafana/grafana#82041); "${plug}" stands for the plug chosen on top.
+    variable (grafana/grafana#82041).
     """
+    if not plugs:
+        # Only the title can say which: Grafana replaces no variables in a canvas' texts (#89428).
+        return _canvas("Switch ${plug}", _buttons("${plug}", (10, 10)), size=(8, 6))
     elements = []
-    for row, plug in enumerate(plugs):
-        top = 10 + 50 * row
-        elements.append(_label(plug, (top, 10)))
-        elements += [
-            _button(plug, *button, (top, 200 + 100 * column))
-            for column, button in enumerate(BUTTONS)
-        ]
-    height = 2 + (10 + 50 * len(plugs)) // 38
+    for number, plug in enumerate(plugs):
+        row, column = divmod(number, PLUGS_IN_A_ROW)
+        top, left = 10 + 50 * row, 10 + 400 * column
+        elements += [_label(plug, (top, left)), *_buttons(plug, (top, left + 190))]
+    rows = 1 + (len(plugs) - 1) // PLUGS_IN_A_ROW
+    return _canvas("Switch", elements, size=(24, max(4, 2 + (10 + 50 * rows) // 38)))
+
+
+def _canvas(title: str, elements: list[Json], size: tuple[int, int]) -> Json:
     canvas: Json = {
         "inlineEditing": False,
         "showAdvancedTypes": True,
@@ -135,7 +139,7 @@ def buttons(plugs: Sequence[str]) -> Json:
             "elements": elements,
         },
     }
-    return panel("canvas", "Switch", [], size=(8, max(6, height)), options=canvas)
+    return panel("canvas", title, [], size=size, options=canvas)
 
 
 def _element(kind: str, name: str, place: tuple[int, int], width: int, config: Json) -> Json:
@@ -160,6 +164,13 @@ def _label(plug: str, place: tuple[int, int]) -> Json:
     return _element("text", f"{plug} name", place, 180, config)
 
 
+def _buttons(plug: str, place: tuple[int, int]) -> list[Json]:
+    top, left = place
+    return [
+        _button(plug, *button, (top, left + 100 * number)) for number, button in enumerate(BUTTONS)
+    ]
+
+
 def _button(plug: str, text: str, value: str, variant: str, place: tuple[int, int]) -> Json:
     config = {
         "text": {"mode": "fixed", "fixed": text},
@@ -174,7 +185,7 @@ def _button(plug: str, text: str, value: str, variant: str, place: tuple[int, in
             "data": f'{{"value": "{value}"}}',
             "queryParams": [],
             "headerParams": [],
-            "successMessage": f"{plug}: {text.lower()}",
+            "successMessage": f"Switched {text.lower()}",
         },
     }
     return _element("button", f"{plug} {text}", place, 90, config)

@@ -47,7 +47,7 @@ def _measured() -> list[Json]:
         ),
         timeline(
             "Relay",
-            *over_any_time("relay", 'ceil(max("on_hours"))', function="last", fill="none"),
+            *over_any_time("relay", 'ceil(max("on_hours"))', function="last"),
             mappings=ON_OFF,
             maxDataPoints=MAX_DATA_POINTS,
             description="In long ranges on means: at some time within the column.",

@@ -70,11 +70,19 @@ def continuous_queries(database: str) -> list[str]:
     ]
 
 
-def last(quantity: str, name: str = "") -> str:
+def last(quantity: str) -> str:
     """Return a query for the latest value of each switch in the range shown."""
     return (
-        f'SELECT last("{quantity}") AS "{name or quantity}" FROM "{quantity}"'
+        f'SELECT last("{quantity}") AS "{quantity}" FROM "{quantity}"'
         f' WHERE {PLUGS} GROUP BY "switch"'
+    )
+
+
+def last_known(quantity: str, name: str = "") -> str:
+    """Return a query for the latest value of each switch, however old."""
+    return (
+        f'SELECT last("{quantity}") AS "{name or quantity}" FROM "{quantity}"'
+        f' WHERE {CHOSEN_PLUGS} GROUP BY "switch"'
     )
 
 
@@ -84,22 +92,17 @@ def last_ever(quantity: str, tag: str, field: str = "") -> str:
     return f'SELECT last("{shown}") AS "{shown}" FROM "{quantity}" GROUP BY "{tag}"'
 
 
-def last_online() -> str:
-    """Return a query for whether each switch answers: said when it changes, so at any time."""
-    return f'SELECT last("online") AS "online" FROM "online" WHERE {CHOSEN_PLUGS} GROUP BY "switch"'
-
-
 def total_power() -> str:
     """Return a query for the power of all switches together, W."""
     return f'SELECT sum("power") FROM ({last("power")})'
 
 
-def over_time(quantity: str, function: str = "mean", fill: str = "null") -> str:
+def over_time(quantity: str, function: str = "mean") -> str:
     """Return a query for a quantity of each switch over time, from its own readings."""
     assert quantity in UNITS  # noqa: S101 - a misspelt quantity is a mistake in this program
     return (
         f'SELECT {function}("{quantity}") FROM "{quantity}"'
-        f' WHERE {DETAIL} AND {PLUGS} GROUP BY time($__interval), "switch" fill({fill})'
+        f' WHERE {DETAIL} AND {PLUGS} GROUP BY time($__interval), "switch" fill(null)'
     )
 
 
@@ -111,11 +114,11 @@ def power_limits() -> str:
     )
 
 
-def over_long_time(expression: str, fill: str = "null") -> str:
+def over_long_time(expression: str) -> str:
     """Return a query for an expression of each switch over time, from quarter hours."""
     return (
         f'SELECT {expression} FROM "{QUARTER_HOUR}"'
-        f' WHERE {OVERVIEW} AND {PLUGS} GROUP BY time($__interval), "switch" fill({fill})'
+        f' WHERE {OVERVIEW} AND {PLUGS} GROUP BY time($__interval), "switch" fill(null)'
     )
 
 

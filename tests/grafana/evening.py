@@ -7,7 +7,7 @@ half a minute after each full ten, and at 21:00 the last plug falls silent.
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from tests.grafana.household import Message, local, minutes, reading, status, uplink
+from tests.grafana.household import Message, comfort, local, minutes, reading, status, uplink
 
 HALF_MINUTE = timedelta(seconds=30)
 
@@ -69,13 +69,12 @@ def sensor_messages() -> Iterator[Message]:
         }
         for name, dev_eui in SENSORS.items():
             is_low = name == "hall" and at(19) <= time < at(20)
-            decoded = {"co2": co2[name], "battery_low": int(is_low)}
-            yield uplink(dev_eui, name, number, time, decoded=decoded)
+            yield uplink(dev_eui, name, number, time, comfort(co2[name], is_low=is_low))
     for name, level, time in (("air", 19, at(19)), ("air", 100, at(20)), ("office", 20, at(19))):
         yield status(SENSORS[name], name, level, time + HALF_MINUTE)
     noon = datetime(2026, 1, 30, 12, tzinfo=UTC)
     for number, time in enumerate(minutes(noon, BEGIN, every=60)):
         if number % 24 == 0:
-            yield uplink(DAILY, "daily", number, time, decoded={"battery_low": 0})
+            yield uplink(DAILY, "daily", number, time, comfort(co2=800))
         if not HOURLY_SILENCE[0] <= time < HOURLY_SILENCE[1]:
-            yield uplink(HOURLY, "hourly", number, time, decoded={"battery_low": 0})
+            yield uplink(HOURLY, "hourly", number, time, comfort(co2=800))

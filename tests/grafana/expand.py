@@ -7,9 +7,9 @@ the browser (public/app/plugins/datasource/influxdb/datasource.ts) and the macro
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
@@ -18,6 +18,8 @@ Value = str | list[str]
 DATA_POINTS = 1000  # a panel's width on a screen
 DATA_SOURCE_INTERVAL_MS = 10_000  # jsonData.timeInterval of the data sources
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+# Variables of the browser that stand for the server's macros of the same name.
+BROWSER_MACROS = ("__interval", "__interval_ms")
 # From a range divided by data points to the interval Grafana uses: below the first, the second.
 ROUNDED_MS = (
     (1_500, 1_000),
@@ -149,17 +151,22 @@ def format_interval(interval: int) -> str:
 
 
 def interpolate(text: str, values: Mapping[str, Value], multi: frozenset[str] = frozenset()) -> str:
-    """Replace variables as the browser does: regular expressions' characters escaped in `multi`."""
+    """Replace variables as the browser does: regular expressions' characters escaped in `multi`.
+
+    And, as many versions do, those of a variable between two "/" of a line, a number or a macro
+    too (interpolateQueryExpr, grafana/grafana#96820).
+    """
 
     def replacement(match: re.Match[str]) -> str:
         name = match[1] or match[2]
-        if name not in values:
+        if name not in values and name not in BROWSER_MACROS:
             return match[0]
-        value = values[name]
+        value = values.get(name, match[0])
         if isinstance(value, list):
             return f"({'|'.join(map(_escape, value))})"
-        is_raw = name not in multi or re.match(r"\s*[-+]?\.?\d", value)
-        return value if is_raw else _escape(value)
+        if name in multi:
+            return value if re.match(r"\s*[-+]?\.?\d", value) else _escape(value)
+        return _escape(value) if re.search(rf"/.*\${name}.*/", text) else value
 
     return re.sub(r"\$\{(\w+)\}|\$(\w+)", replacement, text)
 
@@ -204,15 +211,6 @@ def dashboard_queries(
             text = macros(interpolate(target["query"], all_values, multi), own, interval)
             source = f"{dashboard['title']} / {panel['title']} / {target['refId']}"
             yield Query(source, target["query"], text, own, interval, panel)
-
-
-def by_month(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return what a panel's transformations make of days: the sum of each month of the bill."""
-    months: dict[str, float] = {}
-    for row in rows:
-        day = datetime.fromtimestamp((row["time"] - row["shift"]) / 1000, UTC)
-        months[f"{day:%Y-%m}"] = months.get(f"{day:%Y-%m}", 0) + row["energy"]
-    return months
 
 
 def variable_queries(dashboard: Json) -> Iterator[tuple[str, str]]:

@@ -74,7 +74,11 @@ def filled(
     ):
         influxdb.create_database(DATABASE)
         tables = {
-            "MQTT": {"broker": broker.host, "port": broker.port},
+            "MQTT": {
+                "broker": broker.host,
+                "port": broker.port,
+                "client_id": "mqtt_2_influx-pi",
+            },
             "InfluxDB": {"url": influxdb.url, "database": DATABASE},
             "LoRaWAN": household.LORAWAN,
         }

@@ -8,16 +8,17 @@ All times are Zurich's. Each reading is half a minute after the full minute.
 - my.tv-1: 120 W in the first half of each hour, 2 W and switched off in the second; the same days.
 - lamp: a switch that measures nothing, read from 06:00 on 30 March, but for 09:00 to 09:30.
 - kitchen: a sensor of LoRaWAN, every ten minutes of the last two days.
-- air: the same, for CO2; its battery is at 15 %.
+- air: the same, for CO2 too; its battery is at 15 %.
+- flash: tells the voltage of its battery.
 - water: a meter that counts 2 pulses every ten minutes, and starts again at 0 on 29 March, 12:00.
 """
 
+import base64
 import json
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
-
-import msgspec
 
 from openenergy import topics
 
@@ -40,7 +41,7 @@ METER_RESET = local(2026, 3, 29, 12)
 # What Grafana's variables offer, and what "All" stands for.
 ALL: dict[str, str | list[str]] = {
     "switch": ["fridge", "lamp", "my.tv-1"],
-    "sensor": ["air", "kitchen", "water"],
+    "sensor": ["air", "flash", "kitchen", "water"],
 }
 
 
@@ -105,12 +106,17 @@ def _online() -> Iterator[Message]:
         yield reading(name, "online", value, time)
 
 
+LOW_BATTERY = 0x02  # a bit of the second byte of Adeunis' frames
+# A report of NKE Flash'O: its disposable battery has 3.6 V.
+FLASH = bytes.fromhex("110a 0050 0006 41 05 01 04 0e10 04")
 # Decoders as a user of LoRaWAN configures them.
 LORAWAN = {
     "topics": ["application/+/device/+/event/+"],
     "devices": [
-        {"dev_eui": "00000000000000a1", "decoder": "cayenne_lpp"},
-        {"dev_eui": "00000000000000b*", "decoder": "object"},
+        {"dev_eui": "00000000000000a*", "decoder": "cayenne_lpp"},
+        {"dev_eui": "00000000000000b*", "decoder": "adeunis/comfortCo2"},
+        {"dev_eui": "00000000000000c*", "decoder": "adeunis/pulse4"},
+        {"dev_eui": "00000000000000d*", "decoder": "flasho"},
     ],
 }
 
@@ -121,13 +127,22 @@ def sensor_messages() -> Iterator[Message]:
     for number, time in enumerate(minutes(NOW - timedelta(days=2), NOW, every=10)):
         # Two channels of temperature (2 x 0x67, tenths) and one of humidity (0x68, halves of a %).
         frame = bytes.fromhex("016700d7 026700c8 03685a")
-        yield uplink("00000000000000a1", "kitchen", number, time, data=frame)
-        air = {"co2": 800, "battery": 3.6, "battery_low": 0}
-        yield uplink("00000000000000b1", "air", number, time, decoded=air)
+        yield uplink("00000000000000a1", "kitchen", number, time, frame)
+        yield uplink("00000000000000b1", "air", number, time, comfort(co2=800))
         count = 0 if count and time - 10 * MINUTE < METER_RESET <= time else count + 2
-        meter = {"pulses": count, "battery_low": 1}
-        yield uplink("00000000000000b2", "water", number, time, decoded=meter)
+        yield uplink("00000000000000c1", "water", number, time, meter(count))
+        yield uplink("00000000000000d1", "flash", number, time, FLASH, port=125)
     yield status("00000000000000b1", "air", 15, NOW - timedelta(hours=3))
+
+
+def comfort(co2: int, *, is_low: bool = False) -> bytes:
+    """Return frame 0x6A of Adeunis COMFORT CO2: 21.5 C, 45 %; `is_low` is its battery."""
+    return struct.pack(">BBhBH", 0x6A, LOW_BATTERY if is_low else 0, 215, 45, co2)
+
+
+def meter(count: int) -> bytes:
+    """Return frame 0x5A of Adeunis PULSE V4, whose battery is low."""
+    return struct.pack(">BBI", 0x5A, LOW_BATTERY, count)
 
 
 def status(dev_eui: str, name: str, battery_level: float, time: datetime) -> Message:
@@ -142,23 +157,16 @@ def status(dev_eui: str, name: str, battery_level: float, time: datetime) -> Mes
 
 
 def uplink(  # noqa: PLR0913 - each by its place
-    dev_eui: str,
-    name: str,
-    count: int,
-    time: datetime,
-    *,
-    data: bytes = b"",
-    decoded: Mapping[str, float] | None = None,
+    dev_eui: str, name: str, count: int, time: datetime, data: bytes, *, port: int = 1
 ) -> Message:
-    """Return an uplink of raw `data`, or with what the server decoded."""
+    """Return an uplink of a frame."""
     event = {
         "deduplicationId": f"{dev_eui}-{count}",
         "time": time.isoformat(),
         "deviceInfo": {"applicationName": "home", "deviceName": name, "devEui": dev_eui},
         "fCnt": count,
-        "fPort": 1,
-        "data": msgspec.json.encode(data or b"\x01").decode().strip('"'),
-        "object": decoded,
+        "fPort": port,
+        "data": base64.b64encode(data).decode(),
         "rxInfo": [{"gatewayId": f"gateway-{count % 2}", "rssi": -80 - count % 2, "snr": 7.5}],
         "txInfo": {"frequency": 868100000, "modulation": {"lora": {"spreadingFactor": 7}}},
     }

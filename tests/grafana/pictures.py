@@ -5,7 +5,6 @@ tests use. The drawing is ours, not Grafana's.
 """
 
 import json
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from grafana.generate import FOLDER
-from tests.grafana import expand, household
+from tests.grafana import expand, grafana_code, household
 from tests.grafana.expand import Json, Query
 from tests.grafana.filled import Household, Series, filled
 
@@ -27,7 +26,6 @@ COLOURS: Final = ("#5794f2", "#fade2a", "#73bf69", "#ff9830", "#b877d9", "#f2495
 NAMED: Final = {"green": "#37872d", "red": "#c4162a"}
 UNITS: Final = {
     "watt": "W",
-    "kwatth": "kWh",
     "watth": "Wh",
     "celsius": "°C",
     "humidity": "%",
@@ -61,7 +59,9 @@ def draw(home: Household, dashboard: Json) -> str:
         answers[query.panel["id"]] += [
             (target, query, part)
             for each in home.ask(query.expanded)
-            for part in ([each] if target["resultFormat"] == "table" else by_column(each))
+            for part in (
+                [each] if target["resultFormat"] == "table" else grafana_code.by_column(each)
+            )
         ]
     height = HEAD + CELL[1] * max(
         p["gridPos"]["y"] + p["gridPos"]["h"] for p in dashboard["panels"]
@@ -77,17 +77,6 @@ def draw(home: Household, dashboard: Json) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def by_column(series: Series) -> list[Series]:
-    """Return one series for each field, as Grafana makes of time series."""
-    return [
-        Series(
-            series.name, series.tags, ["time", name], [[each[0], each[i]] for each in series.values]
-        )
-        for i, name in enumerate(series.columns)
-        if name != "time"
-    ]
-
-
 def _panel(panel: Json, answers: Answers, dashboard: Json) -> Iterator[str]:
     place = panel["gridPos"]
     x, y = place["x"] * CELL[0] + GAP / 2, HEAD + place["y"] * CELL[1] + GAP / 2
@@ -101,7 +90,9 @@ def _panel(panel: Json, answers: Answers, dashboard: Json) -> Iterator[str]:
 
 
 def _interpolated(text: str, dashboard: Json) -> str:
-    return expand.interpolate(text, expand.defaults(dashboard))
+    return expand.interpolate(
+        text, {**expand.defaults(dashboard), "plug": household.ALL["switch"][0]}
+    )
 
 
 def _stat(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
@@ -130,11 +121,8 @@ def _bars(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
 
 
 def _months(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
-    months = {
-        name: value
-        for _, _, series in answers
-        for name, value in expand.by_month(series.rows()).items()
-    }
+    names, values = (column.values for column in _columns_of(panel, answers))
+    months = dict(zip(names, values, strict=True))
     x, y, width, height = box[0], box[1] + 16, box[2], box[3] - 32
     for index, (name, value) in enumerate(months.items()):
         left, middle = (x + width * (index + share) / len(months) for share in (0.1, 0.5))
@@ -195,10 +183,13 @@ def _lines(series: list[Points], across: Scale, up: Scale, panel: Json) -> Itera
                 is_gap = True
                 continue
             is_new = not path or (is_gap and time - latest > span_ms)
-            path += f"{'M' if is_new else 'L'}{across(time):.1f} {up(value):.1f}"
+            path += f"{'M' if is_new else 'L'}{across(time):.1f} {up(value):.1f}h0"
             latest, is_gap = time, False
         colour = COLOURS[index % len(COLOURS)]
-        yield f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        yield (
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"'
+            ' stroke-linecap="round"/>'
+        )
 
 
 def _columns(series: list[Points], across: Scale, up: Scale) -> Iterator[str]:
@@ -242,6 +233,8 @@ def _states(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
         yield _text(box[0], y + tall * index + tall / 2, _name(*each))
         points = _points(each[2])
         for (time, value), (until, _) in zip(points, [*points[1:], (end, None)], strict=True):
+            if value is None:
+                continue
             left, right = (x + width * (t - begin) / (end - begin) for t in (time, until))
             colour = colours.get(f"{value:.0f}", "#808080")
             yield (
@@ -251,42 +244,56 @@ def _states(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
 
 
 def _table(panel: Json, answers: Answers, box: Box) -> Iterator[str]:
-    """Draw one row for each tag; of several targets the first time is shown."""
-    rows: dict[str, dict[str, str]] = {}
-    for target, _, series in answers:
-        for row in series.rows():
-            key = series.tags["switch" if "switch" in series.tags else "sensor"]
-            name = key if len(panel["targets"]) > 1 and target["refId"] else f"{key} {row['time']}"
-            shown = rows.setdefault(name, {"": key})
-            shown.setdefault("Time", _age(row["time"]))
-            shown.update({k: _cell(panel, k, v) for k, v in row.items() if k != "time"})
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    for index, name in enumerate(names):
-        left = box[0] + index * box[2] / len(names)
-        yield _text(left, box[1] + 14, _titles(panel).get(name, name), 11, colour="#8e8e9c")
-        for line, row in enumerate(rows.values(), 1):
-            yield _text(left, box[1] + 14 + 24 * line, row.get(name, "-"))
+    """Draw the columns that Grafana makes of the answers, but for those that are hidden."""
+    shown = [
+        (column, settings)
+        for column in _columns_of(panel, answers)
+        if not (settings := _settings(panel, column)).get("custom.hidden")
+    ]
+    for index, (column, settings) in enumerate(shown):
+        left = box[0] + index * box[2] / len(shown)
+        title = settings.get("displayName", column.name)
+        yield _text(left, box[1] + 14, title, 11, colour="#8e8e9c")
+        for line, value in enumerate(column.values, 1):
+            text = _cell(settings, value, is_time=column.name == "Time")
+            yield _text(left, box[1] + 14 + 24 * line, text)
 
 
-def _titles(panel: Json) -> dict[str, str]:
+def _columns_of(panel: Json, answers: Answers) -> list[grafana_code.Column]:
+    frames: list[Json] = []
+    for target in panel["targets"]:
+        series = [each for asked, _, each in answers if asked is target]
+        frames += grafana_code.frames(target, series)
+    return grafana_code.columns(panel, frames)[grafana_code.NEWEST]
+
+
+def _settings(panel: Json, column: grafana_code.Column) -> dict[str, Any]:
+    """Return what the overrides that a column is under say."""
     return {
-        each["matcher"]["options"]: item["value"]
+        item["id"]: item["value"]
         for each in panel["fieldConfig"]["overrides"]
+        if each["matcher"]["options"] in column.overrides
         for item in each["properties"]
-        if item["id"] == "displayName"
     }
 
 
-def _cell(panel: Json, column: str, value: float) -> str:
-    for each in panel["fieldConfig"]["overrides"]:
-        if each["matcher"]["options"] == column:
-            found = {item["id"]: item["value"] for item in each["properties"]}
-            if "actions" in found:
-                return "  ".join(f"[{action['title']}]" for action in found["actions"])
-            if "mappings" in found:
-                return str(found["mappings"][0]["options"][f"{value:.0f}"]["text"])
-            return f"{value:g} {UNITS.get(found.get('unit', ''), found.get('unit', ''))}".strip()
-    return f"{value:g}"
+def _cell(settings: dict[str, Any], value: str | float | None, *, is_time: bool) -> str:
+    if value is None or isinstance(value, str):
+        return value or "-"
+    unit = settings.get("unit", "")
+    if unit == "dateTimeFromNow":
+        return _age(value)
+    if is_time:
+        return f"{datetime.fromtimestamp(value / 1000, household.ZONE):%Y-%m-%d %H:%M:%S}"
+    if "actions" in settings:
+        return "  ".join(f"[{action['title']}]" for action in settings["actions"])
+    if "mappings" in settings:
+        return str(settings["mappings"][0]["options"][f"{value:.0f}"]["text"])
+    return f"{value:g} {_unit(unit)}".strip()
+
+
+def _unit(name: str) -> str:
+    return UNITS.get(name, name.removeprefix("suffix:"))
 
 
 def _age(time_ms: float) -> str:
@@ -300,7 +307,7 @@ def _canvas(panel: Json, _answers: Answers, _box: Box) -> Iterator[str]:
     for element in panel["options"]["root"]["elements"]:
         place, config = element["placement"], element["config"]
         left, top = place["left"], place["top"] + 26
-        text = config["text"]["fixed"].replace("${plug}", "fridge")
+        text = config["text"]["fixed"]
         if element["type"] == "button":
             colour = {"success": "#1a7f4b", "destructive": "#d10e5c"}[config["style"]["variant"]]
             yield f'<rect x="{left}" y="{top}" width="90" height="40" rx="3" fill="{colour}"/>'
@@ -331,9 +338,7 @@ def _text(  # noqa: PLR0913, PLR0917 - as in SVG
 
 
 def _name(target: Json, _query: Query, series: Series) -> str:
-    """Return the name that the alias gives a series."""
-    alias = (target["alias"] or "value").replace("$col", series.columns[-1])
-    return re.sub(r"\$tag_(\w+)", lambda tag: series.tags.get(tag[1], ""), alias).strip()
+    return grafana_code.alias(target, series)
 
 
 def _points(series: Series) -> Points:
@@ -359,7 +364,7 @@ def _say(panel: Json, value: float | None) -> str:
     if unit == "percentunit":
         unit, value = "%", 100 * value
     number = f"{value:.{defaults['decimals']}f}" if "decimals" in defaults else f"{value:.4g}"
-    return f"{number} {UNITS.get(unit, unit)}".strip()
+    return f"{number} {_unit(unit)}".strip()
 
 
 if __name__ == "__main__":

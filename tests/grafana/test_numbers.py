@@ -23,7 +23,7 @@ from grafana import aggregate
 from grafana.generate import FOLDER
 from grafana.source import queries
 from openenergy import config
-from tests.grafana import expand, household
+from tests.grafana import expand, grafana_code, household
 from tests.grafana.expand import Query, Value
 from tests.grafana.filled import DATABASE, Household
 
@@ -123,12 +123,18 @@ def test_change_against_nothing_is_nothing(home: Household) -> None:
     assert home.numbers(query.expanded) == []
 
 
+@grafana_code.needs_node
 @pytest.mark.parametrize(
     ("billing_day", "months"),
     [
         (
             1,
-            {"2025-10": DAYS[25] + DAYS[26], "2026-02": OTHER_HOUR, "2026-03": LAST_MONTH},
+            {
+                "2025-03": OTHER_HOUR,
+                "2025-10": DAYS[25] + DAYS[26],
+                "2026-02": OTHER_HOUR,
+                "2026-03": LAST_MONTH,
+            },
         ),
         (
             26,  # between the days of 24 and 25 hours
@@ -150,16 +156,15 @@ def test_change_against_nothing_is_nothing(home: Household) -> None:
         ),
     ],
 )
-def test_twelve_months_of_the_bill(
-    home: Household, billing_day: int, months: dict[str, float]
-) -> None:
+def test_months_of_the_bill(home: Household, billing_day: int, months: dict[str, float]) -> None:
     for title, price in (("Energy by month", 1.0), ("Cost by month, ${currency}", PRICE)):
         query = query_of("energy", title, billing_day=str(billing_day - 1))
-        assert query.range.begin == household.local(2025, 4, billing_day)
-        (series,) = home.ask(query.expanded)
-        assert expand.by_month(series.rows()) == {
-            month: pytest.approx(watt_hours / 1000 * price) for month, watt_hours in months.items()
-        }
+        assert query.range.begin == household.local(2025, 3, billing_day)
+        (target,) = query.panel["targets"]
+        frames = grafana_code.frames(target, home.ask(query.expanded))
+        expected = [pytest.approx(watt_hours / 1000 * price) for watt_hours in months.values()]
+        for names, values in grafana_code.columns(query.panel, frames).values():
+            assert (names.values, values.values) == (list(months), expected)
 
 
 def test_energy_of_one_plug(home: Household) -> None:

@@ -20,7 +20,7 @@ CHOICES: dict[str, dict[str, Value]] = {
     "all": household.ALL,
     "one": {"switch": "fridge", "sensor": "kitchen"},
     "list of one": {"switch": ["my.tv-1"], "sensor": ["water"]},
-    "several": {"switch": ["fridge", "my.tv-1"], "sensor": ["kitchen", "air", "water"]},
+    "several": {"switch": ["fridge", "my.tv-1"], "sensor": ["air", "flash", "water"]},
 }
 # Where one choice has nothing to show.
 WITHOUT = {
@@ -35,8 +35,8 @@ WITHOUT = {
         "Last 30 days against those before",
         "Last 365 days against those before",
     },
-    "kitchen": {"CO2", "Battery", "Battery low", "Meters by"},
-    "water": {"Temperature", "Humidity", "CO2", "Battery"},
+    "kitchen": {"CO2", "Battery", "Battery level", "Battery low", "Meters by"},
+    "water": {"Temperature", "Humidity", "CO2", "Battery", "Battery level"},
 }
 
 
@@ -122,16 +122,20 @@ def test_an_integral_would_be_found_out(home: Household) -> None:
 
 
 def test_names_are_those_that_are_written(home: Household) -> None:
-    """Measurements, fields and tags in queries are those of the database our writer filled."""
+    """Measurements, fields and tags in queries are those that our writer and decoders gave."""
     known = {row["name"] for each in home.ask("SHOW MEASUREMENTS") for row in each.rows()}
     known |= {row["fieldKey"] for each in home.ask("SHOW FIELD KEYS") for row in each.rows()}
     known |= {row["tagKey"] for each in home.ask("SHOW TAG KEYS") for row in each.rows()}
-    for path in (FOLDER / "dashboards").iterdir():
-        for panel in json.loads(path.read_text())["panels"]:
-            for target in panel["targets"]:
-                named = set(re.findall(r'"([^"]+)"', target["query"]))
-                invented = set(re.findall(r'AS "([^"]+)"', target["query"]))
-                assert named - invented <= known, (path.name, panel["title"])
+    queries = [
+        query
+        for dashboard in DASHBOARDS.values()
+        for query in expand.dashboard_queries(dashboard, household.NOW, household.ALL)
+    ]
+    alerts = json.loads((FOLDER / "provisioning" / "alerting" / "openenergy.json").read_text())
+    for query in [*queries, *expand.alert_queries(alerts, household.NOW)]:
+        named = set(re.findall(r'"([^"]+)"', query.raw))
+        invented = set(re.findall(r'AS "([^"]+)"', query.raw))
+        assert named - invented <= known, query.source
 
 
 def test_dashboards_are_a_folder_of_this_name() -> None:
