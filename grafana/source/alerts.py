@@ -49,7 +49,7 @@ RULES: Final = (
         ' GROUP BY time($__interval), "switch" fill(none)',
         "gt",
         2300,  # W: myStrom allows 16 A, but not for hours in a plug that is covered
-        "{{ $labels.switch }} draws {{ $values.B }} W",
+        '{{ $labels.switch }} draws {{ printf "%.0f" $values.B.Value }} W',
     ),
     Rule(
         "plug-hot",
@@ -59,7 +59,7 @@ RULES: Final = (
         ' GROUP BY time($__interval), "switch" fill(none)',
         "gt",
         60,
-        "{{ $labels.switch }} has {{ $values.B }} °C inside",
+        '{{ $labels.switch }} has {{ printf "%.0f" $values.B.Value }} °C inside',
         severity="critical",
     ),
     Rule(
@@ -90,7 +90,7 @@ RULES: Final = (
         ' GROUP BY time($__interval), "sensor" fill(none)',
         "lt",
         20,
-        "the battery of {{ $labels.sensor }} is at {{ $values.B }} %",
+        'the battery of {{ $labels.sensor }} is at {{ printf "%.0f" $values.B.Value }} %',
         range_s=2 * DAY,
     ),
     Rule(
@@ -100,7 +100,7 @@ RULES: Final = (
         ' GROUP BY time($__interval), "sensor" fill(none)',
         "gt",
         1400,  # ppm: ventilate
-        "{{ $labels.sensor }}: {{ $values.B }} ppm CO2, open a window",
+        '{{ $labels.sensor }}: {{ printf "%.0f" $values.B.Value }} ppm CO2, open a window',
         wait="10m",
     ),
     Rule(
@@ -187,7 +187,10 @@ def _rule(rule: Rule) -> Json:
         "execErrState": rule.on_error,
         "labels": {"severity": rule.severity},
         "annotations": {"summary": rule.summary},
-        "notification_settings": {"receiver": "openenergy", "group_by": ["alertname", label]},
+        "notification_settings": {
+            "receiver": "openenergy",
+            "group_by": ["grafana_folder", "alertname", label],
+        },
     }
 
 
