@@ -6,11 +6,13 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import requests
+from playwright.sync_api import sync_playwright
 
 from demo.parts import HOST, REPOSITORY, Mosquitto
 from demo.process import Program, find_program, free_port, wait_until
@@ -28,6 +30,12 @@ UPLINK_TIME = "2025-11-21T22:14:03.123Z"
 LEFT_OUT = ("tic", "pulse-0x48")
 
 LONGEST_PERIOD_S = 31 * 86_400
+WEBSOCKET = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 
 Reading = dict[str, Any]
 Readings = dict[tuple[str, int], Reading]
@@ -332,6 +340,49 @@ def test_names_become_topic_levels(house: House) -> None:
     house.send("Büro 2/+#", "temp4", "3000 00a4 0186")
     reading = house.client.wait_for("@update/B-ro-2---/monitoring/temperature_1")
     assert reading.json == {"value": 16.4, "unit": "C", "time": UPLINK_MS}
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "null"},
+        {"Host": "evil.example"},
+        {"Host": "localhost.evil.example", "Origin": "http://localhost.evil.example"},
+    ],
+)
+def test_other_web_pages_get_nothing_from_the_editor(
+    house: House, stranger: dict[str, str]
+) -> None:
+    url = house.node_red.url
+    flows = requests.post(f"{url}/flows", json=[], headers=stranger, timeout=10)
+    assert flows.status_code == HTTPStatus.FORBIDDEN
+    comms = requests.get(f"{url}/comms", headers=WEBSOCKET | stranger, timeout=10)
+    assert comms.status_code == HTTPStatus.BAD_REQUEST
+
+
+def test_a_browser_opens_the_editor_and_lets_no_other_page_use_it(house: House) -> None:
+    url = house.node_red.url
+    press = "url => fetch(url, {method: 'POST'}).then(answer => answer.status)"
+    button = f"{url}/inject/oeplugtoggle"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=find_program("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        assert page.evaluate(press, button) == HTTPStatus.FORBIDDEN
+        statuses: set[int] = set()
+        page.on("response", lambda answer: statuses.add(answer.status))
+        page.goto(url)
+        # Below a node: what the editor is told through its websocket.
+        page.get_by_text("connected", exact=True).first.wait_for()
+        page.wait_for_load_state("networkidle")
+        assert statuses <= {HTTPStatus.OK, HTTPStatus.SWITCHING_PROTOCOLS, HTTPStatus.NO_CONTENT}
+        assert page.evaluate(press, button) == HTTPStatus.OK
+        browser.close()
 
 
 def test_injected_commands_switch_a_plug_and_its_state_is_shown(tmp_path: Path) -> None:
