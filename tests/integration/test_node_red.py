@@ -5,7 +5,7 @@ import contextlib
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ from tests.mqtt_client import MqttClient
 from tests.unit.lorawan import vectors
 
 SHIPPED = REPOSITORY / "integrations" / "node-red"
+DEV_EUI = "0018b24000000001"
+AT_16_4_C = "3000 00a4 0186"  # of TEMP 4
 UPLINK_MS = 1_763_763_243_123
 UPLINK_TIME = "2025-11-21T22:14:03.123Z"
 # What the flow leaves to mqtt_2_influx.py, as its README says.
@@ -86,6 +88,17 @@ class NodeRed(Program):
         return None if kept == "(undefined)" else json.loads(kept)
 
 
+def uplink(
+    device: object = "x", decoder: object = "adeunis/temp4", frame: str = AT_16_4_C
+) -> dict[str, Any]:
+    """Return an event of ChirpStack."""
+    return {
+        "time": UPLINK_TIME,
+        "deviceInfo": {"deviceName": device, "devEui": DEV_EUI, "tags": {"decoder": decoder}},
+        "data": base64.b64encode(bytes.fromhex(frame)).decode(),
+    }
+
+
 class House(NamedTuple):
     """Node-RED with the LoRaWAN flow, and a client that plays ChirpStack and hears it all."""
 
@@ -93,19 +106,10 @@ class House(NamedTuple):
     client: MqttClient
 
     def send(self, device: str, product: str, frame: str, **changed: object) -> None:
-        event = {
-            "time": UPLINK_TIME,
-            "deviceInfo": {
-                "deviceName": device,
-                "devEui": "0018b24000000001",
-                "tags": {"decoder": f"adeunis/{product}"},
-            },
-            "data": base64.b64encode(bytes.fromhex(frame)).decode(),
-        }
-        self.publish(event | changed)
+        self.publish(uplink(device, f"adeunis/{product}", frame) | changed)
 
     def publish(self, payload: bytes | dict[str, Any]) -> None:
-        self.client.publish("application/1/device/0018b24000000001/event/up", payload)
+        self.client.publish(f"application/1/device/{DEV_EUI}/event/up", payload)
 
     def readings(self) -> dict[str, Readings]:
         """Return what was published, by device."""
@@ -121,26 +125,43 @@ class House(NamedTuple):
 
     def fence(self, name: str) -> None:
         """Wait until everything sent before has been published."""
-        self.send(name, "temp4", "3000 00a4 0186")
+        self.send(name, "temp4", AT_16_4_C)
         self.client.wait_for(f"@update/{name}/monitoring/temperature_1", timeout=60)
+
+    def wait_until_heard(self) -> None:
+        """Wait until Node-RED has subscribed: what is sent before its first start is lost."""
+
+        def heard() -> bool:
+            self.send("anybody", "temp4", AT_16_4_C)
+            return bool(self.client.messages("@update/anybody/#"))
+
+        wait_until(heard, 30, "an answer of Node-RED", every=0.2)
+        self.fence("everybody")
+        self.client.clear()
+
+
+def open_house(running: contextlib.ExitStack, folder: Path, queue: int) -> House:
+    """Start a broker that queues so many messages, and Node-RED with both flows."""
+    limit = f"max_queued_messages {queue}\n"
+    broker = running.enter_context(Mosquitto(folder / "mosquitto", extra_config=limit))
+    client = running.enter_context(MqttClient(broker.host, broker.port))
+    both = flow("lorawan_flow", broker) + flow("plug_flow", broker, "fridge")
+    # As its README has it, with jq: the broker stands in both.
+    once = list({node["id"]: node for node in both}.values())
+    assert len(once) == len(both) - 1
+    node_red = NodeRed(folder / "node-red", once)
+    running.callback(lambda: print(node_red.log()[-5000:]))  # of a test that fails
+    running.enter_context(node_red)
+    house = House(node_red, client)
+    house.wait_until_heard()
+    return house
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("house")
     with contextlib.ExitStack() as running:
         # As integrations/mosquitto has it: here come thousands of uplinks at once.
-        queue = "max_queued_messages 100000\n"
-        broker = running.enter_context(Mosquitto(folder / "mosquitto", extra_config=queue))
-        client = running.enter_context(MqttClient(broker.host, broker.port))
-        both = flow("lorawan_flow", broker) + flow("plug_flow", broker)
-        # As its README has it, with jq: the broker stands in both.
-        once = list({node["id"]: node for node in both}.values())
-        assert len(once) == len(both) - 1
-        node_red = NodeRed(folder / "node-red", once)
-        running.callback(lambda: print(node_red.log()[-5000:]))  # of a test that fails
-        running.enter_context(node_red)
-        yield House(node_red, client)
+        yield open_house(running, tmp_path_factory.mktemp("house"), queue=100_000)
 
 
 def frames() -> list[tuple[str, str, str]]:
@@ -234,6 +255,24 @@ def test_samples_that_a_frame_repeats_are_published_once(house: House) -> None:
     )
     assert [value for _, value in pulses] == [0x100, 0x101, 0x102, 0x103, 0x104]
     assert len({time for time, _ in pulses}) == len(pulses)
+
+
+@pytest.mark.parametrize("end", [NodeRed.stop, NodeRed.kill])
+def test_uplinks_wait_for_node_red_and_readings_of_plugs_take_not_their_place(
+    tmp_path: Path, end: Callable[[NodeRed], None]
+) -> None:
+    with contextlib.ExitStack() as running:
+        house = open_house(running, tmp_path, queue=10)
+        end(house.node_red)
+        for number in range(20):
+            house.client.publish("@update/fridge/monitoring/power", {"value": number})
+        sent = {f"sensor-{number}" for number in range(5)}
+        for device in sent:
+            house.send(device, "temp4", AT_16_4_C)
+        house.node_red.start()
+        house.fence("back")
+        topics = {message.topic for message in house.client.messages("@update/#")}
+        assert {f"@update/{device}/monitoring/temperature_1" for device in sent} <= topics
 
 
 def test_a_period_outlives_a_restart(house: House) -> None:
