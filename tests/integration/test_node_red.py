@@ -257,6 +257,21 @@ def test_samples_that_a_frame_repeats_are_published_once(house: House) -> None:
     assert len({time for time, _ in pulses}) == len(pulses)
 
 
+def test_an_alarm_between_two_frames_costs_no_sample(house: House) -> None:
+    every_21_hours = "10b100010012000715180d"
+    house.send("cellar-door", "temp4", every_21_hours, time="2025-11-01T00:00:00Z")
+    for time, frame in (
+        ("2025-11-10T00:00:00Z", "5700 0010 0011 0012"),
+        ("2025-11-12T12:00:00Z", "5820 01 0013"),
+        ("2025-11-12T15:00:00Z", "5740 0013 0014 0015"),
+    ):
+        house.send("cellar-door", "temp4", frame, time=time)
+    house.fence("alarm")
+    found = house.readings()["cellar-door"]
+    values = [found[key]["value"] for key in sorted(found) if key[0] == "temperature_1"]
+    assert values == [1.8, 1.7, 1.6, 2.1, 2.0, 1.9, 1.9]
+
+
 @pytest.mark.parametrize("end", [NodeRed.stop, NodeRed.kill])
 def test_uplinks_wait_for_node_red_and_readings_of_plugs_take_not_their_place(
     tmp_path: Path, end: Callable[[NodeRed], None]
