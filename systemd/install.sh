@@ -113,10 +113,12 @@ make_release() {
 
 # configuration_of SERVICE: prints the path of its configuration.
 configuration_of() {
-    case $1 in
-        *@*) echo "$CONFIGURATION/$1.toml" ;;
-        *) echo "$CONFIGURATION/credentials.toml" ;;
-    esac
+    local chosen default=$CONFIGURATION/credentials.toml
+    [[ $1 != *@* ]] || default=$CONFIGURATION/$1.toml
+    # What its owner has chosen with systemctl edit; systemctl show cannot print it.
+    chosen=$(sed --quiet 's/^LoadCredential=credentials\.toml://p' \
+        "$UNITS/$1.service.d"/*.conf 2>/dev/null | tail --lines=1) || true
+    echo "${chosen:-$default}"
 }
 
 # put_configuration SERVICE...: puts the template where there is none; it holds secrets.
@@ -124,8 +126,8 @@ put_configuration() {
     local service file
     for service in "$@"; do
         file=$(configuration_of "$service")
-        if [[ ! -e $file && $service == *@* ]]; then
-            fail "$service needs $file: like $CONFIGURATION/credentials.toml, with its own client_id."
+        if [[ ! -e $file && $file != "$CONFIGURATION/credentials.toml" ]]; then
+            fail "$service needs $file: like credentials.toml; a further writer its own client_id."
         elif [[ ! -e $file ]]; then
             step "Copying credentials.toml to $file"
             install -D --mode=600 credentials.toml "$file"
@@ -144,10 +146,11 @@ check() {
     report=$(mktemp /run/openenergy.XXXXXX)
     mapfile -t properties < <(
         sed --quiet '/^\[Service\]/,/^\[Install\]/p' "$release/systemd/$(unit_of "$service")" |
-            grep '^[A-Z]' | grep -Ev '^(Type|ExecStart|StateDirectory|WatchdogSec|Restart)' |
-            sed "s/%i/${service#*@}/; s/^/--property=/"
+            grep '^[A-Z]' | grep -Ev '^(Type|ExecStart|LoadCredential|StateDirectory|WatchdogSec|Restart)' |
+            sed 's/^/--property=/'
     )
     output=$(systemd-run --quiet --unit="$name" --property=Type=oneshot "${properties[@]}" \
+        --property=LoadCredential="credentials.toml:$configuration" \
         --property=StandardOutput="append:$report" --property=StandardError="append:$report" \
         "$release/.venv/bin/python" "$release/${service%@*}.py" --check 2>&1) ||
         status=$(systemctl show --property=ExecMainStatus --value "$name")

@@ -209,6 +209,42 @@ def test_only_the_services_asked_for_are_installed(
     assert machine.show("mqtt_2_influx", "LoadState") == "not-found"
 
 
+def test_script_with_a_file_of_its_own_is_checked_and_upgraded_with_it(
+    boot: BootMachine, surroundings: Surroundings
+) -> None:
+    """As integrations/mosquitto/README.md separates the scripts of one machine."""
+    machine = boot()
+    install(machine)
+    file = "/etc/openenergy/plug_2_mqtt.toml"
+    shared = dict(surroundings.tables)
+    own = {"MQTT": shared["MQTT"], "MyStromSwitch": shared.pop("MyStromSwitch")}
+    machine.write(
+        "/etc/systemd/system/plug_2_mqtt.service.d/override.conf",
+        f"[Service]\nLoadCredential=\nLoadCredential=credentials.toml:{file}\n",
+    )
+    configure(machine, shared)  # without a switch: alone it would be wrong for plug_2_mqtt
+    done = install(machine)
+    assert done.returncode == 1
+    assert f"plug_2_mqtt needs {file}" in done.stdout
+    configure(machine, own, file)
+    done = install(machine)
+    assert done.returncode == 0, done.stdout
+    surroundings.wait_for_points(more=1)
+    surroundings.press_button()
+    before = process_ids(machine)
+    configure(machine, {**own, "Storage": {"spool_size": 65536}}, file)
+    done = install(machine)
+    assert done.returncode == 0, done.stdout
+    after = process_ids(machine)
+    assert {name for name in SERVICES if after[name] != before[name]} == {"plug_2_mqtt"}
+    configure(machine, {**own, "MQTT": {"brokr": "a"}}, file)
+    done = install(machine)
+    assert f"{file}: [MQTT] 'brokr'" in done.stdout
+    assert done.stdout.endswith(
+        f"Correct {file}, then run this again.\nThat failed. Nothing has changed.\n"
+    )
+
+
 def test_further_writer_has_its_own_configuration_and_purging_leaves_nothing(
     boot: BootMachine, surroundings: Surroundings
 ) -> None:
