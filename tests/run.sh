@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 source demo/setup.sh
 
-need_programs mosquitto influxd victoria-metrics shellcheck debootstrap \
+need_programs mosquitto mosquitto_sub influxd victoria-metrics shellcheck debootstrap curl jq \
     chromium certutil nginx openssl pg_ctlcluster redis-server node npm
 make_venv .venv-tests tests/requirements.txt requirements.txt demo/requirements.txt
 make_venv .venv-thingsboard integrations/thingsboard/requirements.txt

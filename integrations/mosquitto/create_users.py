@@ -4,6 +4,8 @@
 A SOURCE is a configuration, whose [MQTT] username and password are taken; or the name of another
 user of the access list, whose password is asked for (or read from standard input, a line each).
 Users that are not named keep theirs. Neither the command line nor the output has a password.
+A configuration of the user plug_2_mqtt also adds to the access list that it measures for the
+switches there.
 """
 
 import argparse
@@ -22,6 +24,8 @@ from typing import Any
 
 FOLDER = Path("/etc/mosquitto/openenergy")
 OWNER = "mosquitto"
+# The user that measures for its own switches alone.
+PLUGS = "plug_2_mqtt"
 # As short as button_server.py's shortest token.
 MIN_PASSWORD_LENGTH = 12
 # As mosquitto_passwd has it, with PBKDF2 and SHA-512: random passwords need no more.
@@ -40,9 +44,11 @@ def main() -> int:
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="a configuration, or a user")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default: %(default)s")
     arguments = parser.parse_args()
+    acl: Path = arguments.folder / "acl"
     try:
-        wanted = read_sources(arguments.sources, users_of(arguments.folder / "acl"))
-        update(arguments.folder / "passwords", wanted)
+        passwords, rules = read_sources(arguments.sources, users_of(acl))
+        update(arguments.folder / "passwords", passwords)
+        allow(acl, rules)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -57,16 +63,22 @@ def users_of(acl: Path) -> list[str]:
     return re.findall(r"^user (.+)$", acl.read_text("utf-8"), re.MULTILINE)
 
 
-def read_sources(sources: list[str], users: list[str]) -> dict[str, str]:
-    """Return the password of each user that is wanted."""
+def read_sources(sources: list[str], users: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the password of each user that is wanted, and the rules that PLUGS needs."""
     passwords: dict[str, str] = {}
+    rules: list[str] = []
     for source in sources:
-        user, password = ask(source) if source in users else read(Path(source), users)
+        if source in users:
+            user, password = ask(source)
+        else:
+            configuration = load(Path(source))
+            user, password = read(source, configuration["MQTT"], users)
+            rules += own_rules(source, configuration) if user == PLUGS else []
         if passwords.setdefault(user, password) != password:
             raise UserError(
                 f"{source}: [MQTT] password: expected the one that {user!r} has in another file"
             )
-    return passwords
+    return passwords, rules
 
 
 def ask(user: str) -> tuple[str, str]:
@@ -79,20 +91,38 @@ def ask(user: str) -> tuple[str, str]:
     return user, password
 
 
-def read(path: Path, users: list[str]) -> tuple[str, str]:
-    """Return the user and the password of a configuration."""
+def load(path: Path) -> dict[str, Any]:
+    """Return a configuration that has a table [MQTT]."""
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except ValueError as error:  # of UTF-8, of TOML
         raise UserError(f"{path}: not TOML: {error}") from None
-    table = data.get("MQTT")
-    if not isinstance(table, dict):
+    if not isinstance(data.get("MQTT"), dict):
         raise UserError(f"{path}: [MQTT] is missing: expected this table")
+    return data
+
+
+def read(path: str, table: dict[str, Any], users: list[str]) -> tuple[str, str]:
+    """Return the user and the password of a table [MQTT]."""
     user, password = table.get("username", ""), table.get("password", "")
     if user not in users:
         raise UserError(f"{path}: [MQTT] username = {user!r}: expected one of {', '.join(users)}")
     check(f"{path}: [MQTT] password", password)
     return user, password
+
+
+def own_rules(path: str, configuration: dict[str, Any]) -> list[str]:
+    """Return the rules by which a user measures for the switches of its configuration."""
+    prefix = configuration["MQTT"].get("prefix_update", "@update")
+    switches = configuration.get("MyStromSwitch", [])
+    rules = []
+    for switch in switches if isinstance(switches, list) else [switches]:
+        name = switch.get("name", "") if isinstance(switch, dict) else switch
+        for key, level in (("[MQTT] prefix_update", prefix), ("[MyStromSwitch] name", name)):
+            if not re.fullmatch(r"[^/+#\s]+", str(level)):
+                raise UserError(f"{path}: {key} = {level!r}: expected one level of a topic")
+        rules.append(f"topic write {prefix}/{name}/monitoring/+")
+    return rules
 
 
 def check(where: str, password: object) -> None:
@@ -115,6 +145,17 @@ def update(path: Path, wanted: dict[str, str]) -> None:
     replace(path, "".join(f"{user}:{hashed}\n" for user, hashed in present.items()))
     for user in wanted:
         sys.stdout.write(f"{user}: {'set' if user in changed else 'unchanged'}\n")
+
+
+def allow(acl: Path, rules: list[str]) -> None:
+    """Add the rules of PLUGS that the access list does not have; those it has stay."""
+    before, section, after = acl.read_text("utf-8").partition(f"\nuser {PLUGS}\n")
+    present = after.partition("\nuser ")[0].splitlines()
+    new = [rule for rule in dict.fromkeys(rules) if rule not in present]
+    if new:
+        replace(acl, before + section + "".join(f"{rule}\n" for rule in new) + after)
+    for rule in new:
+        sys.stdout.write(f"{PLUGS}: {rule}\n")
 
 
 def replace(path: Path, text: str) -> None:

@@ -36,8 +36,8 @@ class OldBroker:
                 return
             with socket.create_connection((HOST, target_port)) as server:
                 server.sendall(hello)
-                threading.Thread(target=_forward, args=(server, client), daemon=True).start()
-                _forward(client, server)
+                threading.Thread(target=forward, args=(server, client), daemon=True).start()
+                forward(client, server)
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
@@ -61,7 +61,7 @@ class OldBroker:
         self._server.server_close()
 
 
-def _forward(source: socket.socket, target: socket.socket) -> None:
+def forward(source: socket.socket, target: socket.socket) -> None:
     """Forward what comes until either side has left."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):

@@ -354,7 +354,7 @@ def test_other_names_get_another_certificate_of_the_same_authority(tmp_path: Pat
 
 def test_a_certificate_about_to_expire_is_renewed_for_its_names(tmp_path: Path) -> None:
     certificates = make_certificates(tmp_path, "pi", "10.0.0.7")
-    _sign(certificates, "DNS:pi,IP:10.0.0.7", days=30)
+    sign(certificates, "DNS:pi,IP:10.0.0.7", days=30)
     short_lived = certificates.server.read_text()
     renewed = run_make_certificate(tmp_path)
     assert renewed.returncode == 0
@@ -378,7 +378,7 @@ def test_names_beyond_the_authority_are_refused(tmp_path: Path) -> None:
 def test_a_stolen_authority_is_of_no_use_elsewhere(tmp_path: Path) -> None:
     certificates = make_certificates(tmp_path, "pi", "energy.example.org")
     for foreign in ("DNS:bank.example", "DNS:example.org", "IP:192.0.2.1"):
-        _sign(certificates, foreign, days=30)
+        sign(certificates, foreign, days=30)
         with pytest.raises(subprocess.CalledProcessError) as caught:
             _openssl("verify", "-CAfile", certificates.ca, certificates.server)
         assert "permitted subtree violation" in caught.value.stderr
@@ -408,7 +408,7 @@ def _openssl(*arguments: str | Path) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=20).stdout
 
 
-def _sign(certificates: Certificates, names: str, days: int) -> None:
+def sign(certificates: Certificates, names: str, days: int) -> None:
     """Replace the server's certificate by one for `names`, by hand."""
     request = certificates.folder.with_name("request")
     subject = ["-subj", "/CN=openenergy", "-addext", f"subjectAltName={names}"]
