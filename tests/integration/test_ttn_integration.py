@@ -4,26 +4,38 @@ TLS, MQTT 3.1.1, no word to who speaks MQTT 5, QoS 0, and one topic to read, non
 (TheThingsIndustries/mystique, pkg/packet/connect.go; lorawan-stack, pkg/applicationserver/io/mqtt).
 """
 
+import json
 import re
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from paho.mqtt.publish import single
 
-from demo.parts import HOST, REPOSITORY, InfluxDB1, Mosquitto, Script
+from demo.parts import HOST, REPOSITORY, InfluxDB1, Mosquitto, Script, write_config
 from demo.process import find_program, wait_until
 from tests.browser.parts import Certificates, make_certificates
 from tests.integration.old_broker import REFUSALS, OldBroker
-from tests.integration.running import run_to_end, warnings
+from tests.integration.running import mqtt_table, run_to_end, warnings
+from tests.integration.test_mosquitto_integration import (
+    InstalledMosquitto,
+    password_of,
+    run_readme,
+)
 from tests.unit.lorawan.test_uplink import EVENTS, payload_of
 
 SHIPPED = REPOSITORY / "integrations" / "ttn" / "mqtt_2_influx@ttn.toml"
+README = SHIPPED.with_name("README.md")
 APPLICATION = "campus-building@ttn"
 KEY = "NNSXS.SOMETHING.SECRET"
 FILTER = "v3/+/devices/+/up"
@@ -132,6 +144,81 @@ def test_what_comes_meanwhile_is_lost(ttn: Ttn, config: Path, influxdb: InfluxDB
         wait_until(lambda: not is_subscribed(ttn.broker.log()), 10, "its farewell")
         ttn.receive(meanwhile)
     assert not is_stored(influxdb, meanwhile)
+
+
+@contextmanager
+def storage_integration(*events: dict[str, Any]) -> Iterator[str]:
+    """Serve stored uplinks as TTN documents it, to whoever has the key; yield its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            application = APPLICATION.removesuffix("@ttn")
+            assert url.path == (
+                f"/api/v3/as/applications/{application}/packages/storage/uplink_message"
+            )
+            assert datetime.fromisoformat(parse_qs(url.query)["after"][0])
+            assert self.headers["Accept"] == "text/event-stream"
+            is_ours = self.headers["Authorization"] == f"Bearer {KEY}"
+            self.send_response(HTTPStatus.OK if is_ours else HTTPStatus.UNAUTHORIZED)
+            self.end_headers()
+            for event in events if is_ours else ():
+                # Two ends of lines: lorawan-stack, pkg/jsonpb, TTNEventStream.
+                self.wfile.write(json.dumps({"result": event["payload"]}).encode() + b"\n\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{HOST}:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_gap_is_filled_by_the_commands_of_the_readme(tmp_path: Path, influxdb: InfluxDB1) -> None:
+    events = [EVENTS[f"ttn_up_{name}"] for name in ("lopy_decoded", "pulse4_counters")]
+    broker = InstalledMosquitto(tmp_path / "broker")
+    user = {"username": "openenergy", "password": password_of("openenergy")}
+    tables = {
+        "MQTT": mqtt_table(broker.port, **user),
+        "InfluxDB": {"url": influxdb.url, "database": "energy"},
+        "LoRaWAN": {"topics": [FILTER]},
+    }
+    config = write_config(tmp_path / "credentials.toml", tables)
+    (tmp_path / ".config").mkdir()
+    (tmp_path / ".config" / "mosquitto_pub").write_text(
+        f"-u {user['username']}\n-P {user['password']}\n-p {broker.port}\n"
+    )
+    header = tmp_path / "ttn.header"
+    with (
+        storage_integration(*events) as url,
+        broker,
+        Script("mqtt_2_influx.py", config) as script,
+    ):
+        script.wait_for_log("connected to broker")
+        replacements = {
+            "https://eu1.cloud.thethings.network": url,
+            "NNSXS.KEY": KEY,
+            "APPLICATION@ttn": APPLICATION,
+            "/APPLICATION/": f"/{APPLICATION.removesuffix('@ttn')}/",
+            "ttn.header": str(header),
+        }
+        for _ in range(2):  # what is there already is stored as the same points
+            run_readme(README, "curl", replacements, tmp_path)
+        for event in events:
+            wait_until(partial(is_stored, influxdb, event), 20, "the uplink's point")
+        assert header.stat().st_mode & 0o777 == 0o600
+        assert script.terminate().status == 0  # all that has come is stored
+    links = influxdb.query("SELECT * FROM lorawan", "energy")
+    assert {(link["dev_eui"], link["time"]) for link in links} == {
+        (event["expect"]["dev_eui"], milliseconds(event["expect"]["server_time"]))
+        for event in events
+    }
+    assert len(links) == len(events)
+
+
+def milliseconds(time: str) -> int:
+    return int(datetime.fromisoformat(time).timestamp() * 1000)
 
 
 def is_subscribed(log: str) -> bool:
