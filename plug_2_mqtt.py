@@ -46,9 +46,10 @@ def main() -> int:
     """Poll every switch in a thread of its own until told to stop."""
     actions = {"--discover": ("list the switches in this network, then exit", discover.run)}
     arguments, settings = service.start(SCRIPT, __doc__ or "", ("MQTT", "MyStromSwitch"), actions)
-    announcements = mystrom.Announcements()
-    if any(not switch.host for switch in settings.switches):
-        announcements.start()
+    announcements = mystrom.Announcements(
+        switch.mac for switch in settings.switches if not switch.host
+    )
+    announcements.start()
     if arguments.check:
         return check(settings, announcements)
 
@@ -230,6 +231,8 @@ class Poller:
 
     def _note_failure(self, error: mystrom.SwitchError) -> None:
         self._failures += 1
+        if self._failures >= FAILURES_UNTIL_OFFLINE:
+            self._switch.doubt_address()
         if self._failures == FAILURES_UNTIL_OFFLINE:
             self.is_online = False
             log.warning("%s: offline: %s", self._switch, error)

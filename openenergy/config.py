@@ -203,6 +203,11 @@ class MyStromSwitch:
     timeout: ShortSeconds = 2.0
     read_only: Flag = False
 
+    @property
+    def mac(self) -> str:
+        """The digits of macAdress, 12, 6 or none, in lower case."""
+        return re.sub(r"[^0-9a-f]", "", self.macAdress.lower())
+
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Yield what does not fit together."""
         if not self.name:

@@ -57,7 +57,7 @@ def object_id(plug: Plug) -> str:
     """
     if plug.info:
         return f"mystrom_{plug.info.mac.lower()}"
-    configured = re.sub(r"[^0-9a-f]", "", plug.settings.macAdress.lower())
+    configured = plug.settings.mac
     if len(configured) == 12:
         return f"mystrom_{configured}"
     name = plug.settings.name

@@ -13,10 +13,10 @@ import contextlib
 import http.client
 import io
 import logging
-import re
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -30,6 +30,8 @@ MAX_ANSWER: Final = 65536
 # More than a switch can count: 3680 W, the most it carries, for 86 years.
 MAX_ENERGY_WS: Final = 1e13
 HTTP_PORT: Final = 80
+# Where switches announce themselves. No router forwards what is sent to this address.
+LIMITED_BROADCAST: Final = "255.255.255.255"
 ANNOUNCEMENT_PORT: Final = 7979
 # An announcement: MAC (6 bytes), type, flags. One comes every 5 to 15 s.
 ANNOUNCEMENT_SIZE: Final = 8
@@ -86,12 +88,13 @@ class Announcement(NamedTuple):
 def open_receiver() -> socket.socket:
     """Return a socket that hears announcements; raises OSError.
 
-    Other programs may listen beside us: each gets a copy of a broadcast.
+    It hears broadcasts alone: what is sent to this machine may come from anywhere. Other programs
+    may listen beside us: each gets a copy.
     """
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        receiver.bind(("", ANNOUNCEMENT_PORT))
+        receiver.bind((LIMITED_BROADCAST, ANNOUNCEMENT_PORT))
     except OSError:
         receiver.close()
         raise
@@ -109,12 +112,15 @@ def receive_announcement(receiver: socket.socket) -> Announcement | None:
 class Announcements:
     """Where the switches are that announce themselves by broadcast (UDP port 7979)."""
 
-    def __init__(self) -> None:
-        """Know none yet; `start` listens."""
+    def __init__(self, macs: Iterable[str] = ()) -> None:
+        """Care for the switches whose MAC address ends so (6 or 12 digits); `start` listens."""
+        self._macs = frozenset(macs)
         self._addresses: dict[str, str] = {}
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Listen from now on, if there is anyone to listen for."""
+        if not self._macs:
+            return
         try:
             receiver = open_receiver()
         except OSError as error:
@@ -125,18 +131,19 @@ class Announcements:
         ).start()
 
     def address(self, mac: str) -> str | None:
-        """Return the latest address of the switch whose MAC ends in `mac` (6 or 12 digits)."""
-        return next(
-            (address for known, address in self._addresses.copy().items() if known.endswith(mac)),
-            None,
-        )
+        """Return where a switch said last that it is, None if it did not, or that was forgotten."""
+        return self._addresses.get(mac)
+
+    def forget(self, mac: str) -> None:
+        """Know nothing of a switch until it announces itself again."""
+        self._addresses.pop(mac, None)
 
     def _listen(self, receiver: socket.socket) -> None:
         while True:
             heard = receive_announcement(receiver)
-            # Anyone can send here; a home has fewer switches than this.
-            if heard and (heard.mac in self._addresses or len(self._addresses) < 1000):
-                self._addresses[heard.mac] = heard.address
+            if heard:
+                for mac in filter(heard.mac.endswith, self._macs):
+                    self._addresses[mac] = heard.address
 
 
 class Switch:
@@ -146,7 +153,7 @@ class Switch:
         """Prepare; the switch need not be there yet."""
         self.settings = settings
         self._announcements = announcements
-        self._mac = re.sub(r"[^0-9a-f]", "", settings.macAdress.lower())
+        self._last_announced: str | None = None
 
     def __str__(self) -> str:
         """Name and address, as a log shows them."""
@@ -174,6 +181,13 @@ class Switch:
     def set_relay(self, *, closed: bool) -> None:
         """Close (on) or open (off) the relay; raises SwitchError. Can be repeated without harm."""
         self._get(f"/relay?state={closed:d}")
+
+    def doubt_address(self) -> None:
+        """Look for it by its name, until it announces itself again: it does not answer.
+
+        An old address is asked for ever otherwise, where its broadcasts do not reach us any more.
+        """
+        self._announcements.forget(self.settings.mac)
 
     def try_report(self) -> None:
         """Ask for a report, for `--check`; raises OSError with the reason.
@@ -226,23 +240,34 @@ class Switch:
         return body
 
     def _address(self) -> tuple[str, int]:
-        """Where the switch is: as configured, as announced, or as its DHCP name says."""
+        """Where the switch is: as configured, as announced, or as its DHCP name says.
+
+        Without a name, where it was announced last: better an address in doubt than none.
+        """
         if self.settings.host:
-            parts = urlsplit(f"//{self.settings.host}")
-            return parts.hostname or "", parts.port or HTTP_PORT
-        if announced := self._announcements.address(self._mac):
+            return configured_address(self.settings)
+        if announced := self._announcements.address(self.settings.mac):
+            self._last_announced = announced
             return announced, HTTP_PORT
-        name = f"mystrom-switch-{self._mac[-6:]}"
+        name = f"mystrom-switch-{self.settings.mac[-6:]}"
         if self.settings.domain:
             name = f"{name}.{self.settings.domain}"
         try:
             socket.getaddrinfo(name, HTTP_PORT)
         except OSError as error:
+            if self._last_announced:
+                return self._last_announced, HTTP_PORT
             raise SwitchError(
                 f"not found: there is no host {name}, and nothing was announced on UDP port"
                 f" {ANNOUNCEMENT_PORT} yet"
             ) from error
         return name, HTTP_PORT
+
+
+def configured_address(settings: config.MyStromSwitch) -> tuple[str, int]:
+    """Return the address or name in `host`, and the port."""
+    parts = urlsplit(f"//{settings.host}")
+    return parts.hostname or "", parts.port or HTTP_PORT
 
 
 class _BoundedSocket(io.RawIOBase):

@@ -132,12 +132,12 @@ def median(values: Iterable[float]) -> float:
 
 
 @contextlib.contextmanager
-def announced_switch(name: str) -> Iterator[SimulatedSwitch]:
+def announced_switch(name: str, *, is_heard: bool = True) -> Iterator[SimulatedSwitch]:
     """Run a switch that says every 0.2 s where it is. Such switches are always at port 80."""
     host = f"127.79.{random.randrange(256)}.{random.randrange(1, 255)}"
     switches = SimulatedSwitches(
         [SwitchSpec(name, host=host, port=80)],
-        announce_to=("127.255.255.255", 7979),
+        announce_to=("255.255.255.255", 7979) if is_heard else None,
         announce_interval=0.2,
     )
     with contextlib.ExitStack() as running:

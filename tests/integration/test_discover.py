@@ -15,7 +15,7 @@ from demo.process import wait_until
 from demo.switches import SimulatedSwitches, SwitchSpec
 from tests.integration.running import mqtt_table
 
-BROADCAST = ("127.255.255.255", 7979)
+BROADCAST = ("255.255.255.255", 7979)
 
 
 @pytest.fixture

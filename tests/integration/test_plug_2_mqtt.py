@@ -166,6 +166,39 @@ def test_switch_is_followed_to_another_address(tmp_path: Path, mosquitto: Mosqui
                 assert readings(after)
 
 
+# Has names known to the script: what {} holds is read anew at every look-up.
+SITECUSTOMIZE = """
+import json, pathlib, socket
+look_up, names = socket.getaddrinfo, pathlib.Path({!r})
+def look_up_here(host, *more, **most):
+    return look_up(json.loads(names.read_text()).get(host, host), *more, **most)
+socket.getaddrinfo = look_up_here
+"""
+
+
+def test_switch_whose_broadcasts_are_not_heard_any_more_is_found_by_its_name(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    names = tmp_path / "names.json"
+    names.write_text("{}")
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE.format(str(names)))
+    with MqttClient(mosquitto.host, mosquitto.port) as client, contextlib.ExitStack() as plugged:
+        before = plugged.enter_context(announced_switch("lamp"))
+        table = {"name": "lamp", "macAdress": before.mac, "interval": 0.2}
+        tables = {"MQTT": mqtt_table(mosquitto.port), "MyStromSwitch": table}
+        config = write_config(tmp_path / "c.toml", tables)
+        with Script("plug_2_mqtt.py", config, env={"PYTHONPATH": str(tmp_path)}):
+            client.wait_for(state_topic("lamp", "power"), timeout=60)
+            plugged.close()
+            client.wait_for(state_topic("lamp", "online"), lambda each: each.json["value"] == 0)
+            client.clear()
+            with announced_switch("lamp", is_heard=False) as after:
+                names.write_text(
+                    json.dumps({f"mystrom-switch-{after.mac[-6:].lower()}": after.host})
+                )
+                client.wait_for(state_topic("lamp", "power"), timeout=60)
+
+
 class TestSchedule:
     """Readings come at multiples of the interval, whatever else goes on."""
 

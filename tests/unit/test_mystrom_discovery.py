@@ -1,8 +1,9 @@
 """Where a switch without a configured address is: as announced, else as its name says."""
 
 import logging
+import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -17,8 +18,11 @@ from tests.unit.raw_server import HOST, RawServer, answering, http_answer
 # Sent by a real switch (bts-lasalle-avignon-ressources/myStrom): MAC, type 107, flags.
 ANNOUNCEMENT = bytes.fromhex("083af271e8006b04")
 SENTINEL = bytes.fromhex("0000000000016a00")
+EVERYBODY = "255.255.255.255"
+MACS = ("083af271e800", "71e800", SENTINEL[:6].hex())
 
-Announce = Callable[[bytes], None]
+# Sends a packet from an address of this machine to another, or to everybody.
+Announce = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +37,20 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def announcements() -> Announcements:
-    announcements = Announcements()
+    announcements = Announcements(MACS)
     announcements.start()
     return announcements
 
 
 @pytest.fixture
-def announce(port: int) -> Iterator[Announce]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+def announce(port: int) -> Announce:
+    def announce(packet: bytes, sender: str = HOST, receiver: str = EVERYBODY) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            channel.bind((sender, 0))  # also keeps the broadcast on this machine
+            channel.sendto(packet, (receiver, port))
 
-        def announce(packet: bytes) -> None:
-            sender.sendto(packet, (HOST, port))
-
-        yield announce
+    return announce
 
 
 def wait_for(announcements: Announcements, mac: str) -> str:
@@ -59,7 +64,16 @@ def test_an_announcement_tells_the_address_of_a_mac_or_its_end(
     assert announcements.address(mac) is None
     announce(ANNOUNCEMENT)
     assert wait_for(announcements, mac) == HOST
-    assert announcements.address("71e801") is None
+
+
+@pytest.mark.parametrize("receiver", ["127.0.0.1", "127.79.0.1", "127.255.255.255"])
+def test_only_a_broadcast_to_everybody_is_heard_since_no_router_forwards_it(
+    announcements: Announcements, announce: Announce, receiver: str
+) -> None:
+    announce(ANNOUNCEMENT, receiver=receiver)
+    announce(SENTINEL)
+    wait_for(announcements, SENTINEL[:6].hex())
+    assert announcements.address("083af271e800") is None
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,33 +82,36 @@ def test_an_announcement_tells_the_address_of_a_mac_or_its_end(
 def test_packets_of_another_size_are_no_announcements(
     announcements: Announcements, announce: Announce, packets: list[bytes]
 ) -> None:
+    announcements.forget(SENTINEL[:6].hex())
     for packet in packets:
         announce(packet)
     announce(SENTINEL)
     wait_for(announcements, SENTINEL[:6].hex())
-    assert all(announcements.address(packet[:6].hex() or "x") is None for packet in packets)
+    assert announcements.address("083af271e800") is None
 
 
-def test_a_flood_of_announcements_takes_no_memory_and_hides_no_known_switch(
-    announcements: Announcements, announce: Announce, port: int
+def test_a_flood_of_announcements_hides_no_switch_from_us(
+    announcements: Announcements, announce: Announce
 ) -> None:
+    for number in range(2, 1052):
+        announce(number.to_bytes(6, "big") + b"\x6a\0")
+        if number % 50 == 0:  # not more than the kernel keeps for us
+            announce(SENTINEL)
+            wait_for(announcements, SENTINEL[:6].hex())
+            announcements.forget(SENTINEL[:6].hex())
     announce(ANNOUNCEMENT)
-    wait_for(announcements, "71e800")
-    for number in range(1, 1050):
-        announce(number.to_bytes(6, "big") + b"\0\0")
-        if number % 50 == 0 and number < 1000:  # not more than the kernel keeps for us
-            wait_for(announcements, f"{number:012x}")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as moved:
-        moved.bind(("127.0.0.2", 0))
-        moved.sendto(ANNOUNCEMENT, (HOST, port))
+    assert wait_for(announcements, "71e800") == HOST
+    announce(ANNOUNCEMENT, sender="127.0.0.2")
     wait_until(lambda: announcements.address("71e800") == "127.0.0.2", 10, "its new address")
-    assert announcements.address(f"{1049:012x}") is None
+    assert announcements.address(f"{1051:012x}") is None
 
 
 def test_a_port_that_is_taken_is_a_warning(port: int, caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other, caplog.at_level(logging.INFO):
         other.bind(("", port))
         Announcements().start()
+        assert caplog.messages == []  # nobody to listen for
+        Announcements(MACS).start()
     assert caplog.messages == [f"cannot listen on UDP port {port}: Address already in use"]
 
 
@@ -148,3 +165,35 @@ def test_a_switch_that_is_nowhere_is_an_error_that_names_both_ways(
         f" UDP port {port} yet"
     )
     assert str(switch) == "plug at 71e800"
+
+
+def test_a_switch_in_doubt_is_asked_at_its_name_until_it_announces_itself_again(
+    announcements: Announcements, announce: Announce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {HOST: HOST}
+    look_up = socket.getaddrinfo
+
+    def look_up_here(host: str, port: int, **more: int) -> object:
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(known[host], port, **more)
+
+    def hosts() -> list[str]:
+        """Return whom the requests were meant for."""
+        return re.findall(r"Host: (.*):", b"".join(server.requests).decode())
+
+    switch = Switch(MyStromSwitch(name="plug", macAdress="083AF271E800"), announcements)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+    announce(ANNOUNCEMENT)
+    wait_for(announcements, "083af271e800")
+    with RawServer(answering(http_answer(b'{"relay":true}'))) as server:
+        monkeypatch.setattr(mystrom, "HTTP_PORT", server.port)
+        switch.report()
+        switch.doubt_address()
+        switch.report()  # its name is not known yet
+        known["mystrom-switch-71e800"] = HOST
+        switch.report()
+        announce(ANNOUNCEMENT)
+        wait_for(announcements, "083af271e800")
+        switch.report()
+    assert hosts() == [HOST, HOST, "mystrom-switch-71e800", HOST]
