@@ -50,15 +50,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def entry(device: mystrom.Announcement, configured: Iterable[config.MyStromSwitch]) -> str:
-    """Return what to paste, or a comment for what is there already or is no switch."""
+    """Return what to paste, or a comment for what is there already or no switch that we know."""
     mac = device.mac.upper()
     model = mystrom.MODELS.get(device.type)
     if model is None:
-        what = OTHERS.get(device.type, f"device of type {device.type}")
-        return f"# no switch: {what}, MAC {mac}, at {device.address}"
+        other = OTHERS.get(device.type)
+        what = f"no switch: {other}" if other else f"unknown device: type {device.type}"
+        return f"# {what}, MAC {mac}, at {device.address}"
+    where = (device.address, mystrom.HTTP_PORT)
     for switch in configured:
-        digits = "".join(filter(str.isalnum, switch.macAdress)).lower()
-        if switch.host == device.address or (digits and device.mac.endswith(digits)):
+        is_it_by_mac = switch.mac and device.mac.endswith(switch.mac)
+        if is_it_by_mac or mystrom.configured_address(switch) == where:
             return f"# configured as {switch.name}: {model}, MAC {mac}, at {device.address}"
     return (
         f"[[MyStromSwitch]]  # {model}, at {device.address}\n"

@@ -11,7 +11,7 @@ import pytest
 from openenergy import config, discover, mystrom
 from openenergy.mystrom import Announcement
 
-HOST = "127.0.0.1"
+HOST, EVERYBODY = "127.0.0.1", "255.255.255.255"
 # Sent by a real switch (bts-lasalle-avignon-ressources/myStrom): MAC, type 107, flags.
 REAL = bytes.fromhex("083af271e8006b04")
 
@@ -31,9 +31,11 @@ def run_while_sending(port: int, *packets: bytes, path: Path = Path("none.toml")
 
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sender.bind((HOST, 0))  # also keeps the broadcast on this machine
             while not done.wait(0.05):
                 for packet in packets:
-                    sender.sendto(packet, (HOST, port))
+                    sender.sendto(packet, (EVERYBODY, port))
 
     sending = threading.Thread(target=send)
     sending.start()
@@ -53,14 +55,14 @@ def test_nothing_heard_is_one_line_and_status_1(capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_other_devices_and_packets_are_no_switches(
+def test_other_devices_and_packets_are_no_switches_that_we_know(
     port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     button, unknown = REAL[:5] + b"\x01\x68\0", REAL[:5] + b"\x02\xff\0"
     assert run_while_sending(port, button, unknown, b"\x1b[2J", REAL + b"\0", b"") == 1
     assert sorted(capsys.readouterr().out.splitlines()) == [
         f"# no switch: Button, MAC 083AF271E801, at {HOST}",
-        f"# no switch: device of type 255, MAC 083AF271E802, at {HOST}",
+        f"# unknown device: type 255, MAC 083AF271E802, at {HOST}",
     ]
 
 
@@ -103,3 +105,11 @@ def test_a_configured_mac_address_is_known_however_it_is_written(mac: str) -> No
     said = "# configured as lamp: Switch EU, MAC 083AF271E800, at 192.0.2.10"
     assert discover.entry(device, [other, lamp]) == said
     assert discover.entry(device, [other]).startswith("[[MyStromSwitch]]")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.10", "192.0.2.10:80"])
+def test_a_configured_address_is_known_however_it_is_written(host: str) -> None:
+    device = Announcement("083af271e800", 107, "192.0.2.10")
+    lamp = config.MyStromSwitch(name="lamp", host=host)
+    said = "# configured as lamp: Switch EU, MAC 083AF271E800, at 192.0.2.10"
+    assert discover.entry(device, [lamp]) == said
