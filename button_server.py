@@ -49,11 +49,7 @@ def main() -> int:
     """Serve until told to stop."""
     arguments, settings = service.start(SCRIPT, __doc__ or "", ("MQTT",))
     if arguments.check:
-        attempt = (
-            f"broker {settings.mqtt.broker}:{settings.mqtt.port}",
-            lambda: broker.try_connect(settings.mqtt, SCRIPT),
-        )
-        return service.check([attempt])
+        return service.check([broker.attempt(settings.mqtt, SCRIPT)])
 
     stop = service.stop_event()
     plugs = Plugs()

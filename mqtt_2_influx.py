@@ -80,10 +80,7 @@ def check(settings: config.Settings, database: influx.Database) -> int:
     """Try the broker and the database."""
     return service.check(
         [
-            (
-                f"broker {settings.mqtt.broker}:{settings.mqtt.port}",
-                lambda: broker.try_connect(settings.mqtt, SCRIPT),
-            ),
+            broker.attempt(settings.mqtt, SCRIPT),
             (f"InfluxDB {database.name}", lambda: influx.try_to_write(database)),
         ]
     )

@@ -113,12 +113,7 @@ def summary(pollers: Collection[Poller], outbox: Outbox) -> str:
 
 def check(settings: config.Settings, announcements: mystrom.Announcements) -> int:
     """Try the broker and every switch."""
-    attempts = [
-        (
-            f"broker {settings.mqtt.broker}:{settings.mqtt.port}",
-            lambda: broker.try_connect(settings.mqtt, SCRIPT),
-        )
-    ]
+    attempts = [broker.attempt(settings.mqtt, SCRIPT)]
     for one in settings.switches:
         switch = mystrom.Switch(one, announcements)
         attempts.append((f"switch {switch}", switch.try_report))

@@ -510,6 +510,12 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def attempt(settings: config.Mqtt, script: str) -> service.Attempt:
+    """Return what `--check` tries of the broker."""
+    what = f"broker {settings.broker}:{settings.port}"
+    return what, lambda: try_connect(settings, script)
+
+
 def try_connect(settings: config.Mqtt, script: str) -> None:
     """Connect once, for `--check`, beside whatever else is connected; raises OSError."""
     with _short_connection(settings, f"{client_id(settings, script)}-check"):

@@ -11,8 +11,8 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType, MappingProxyType
 from typing import Final, NoReturn
 
@@ -119,7 +119,7 @@ class _JournalFormatter(logging.Formatter):
 
 def _log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler()
-    if "JOURNAL_STREAM" in os.environ:
+    if _is_journal():
         handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
     else:
         handler.setFormatter(
@@ -129,6 +129,18 @@ def _log_to_stderr(level: str) -> None:
     # A library's line per request would bury ours.
     for chatty in ("urllib3", "werkzeug", "waitress.queue"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def _is_journal() -> bool:
+    """Whether stderr goes to journald, as JOURNAL_STREAM tells (systemd.exec(5)).
+
+    Who is started from a service inherits the variable, but may write elsewhere.
+    """
+    stream = os.environ.get("JOURNAL_STREAM")
+    if not stream:
+        return False
+    stderr = os.fstat(2)
+    return stream == f"{stderr.st_dev}:{stderr.st_ino}"
 
 
 def _die(failure: threading.ExceptHookArgs) -> NoReturn:
@@ -202,20 +214,38 @@ def notify(message: str) -> None:
             log.warning("systemd's notification socket: %s", error)
 
 
-def check(attempts: Sequence[tuple[str, Callable[[], None]]]) -> int:
-    """Try connections, as (what, attempt) with an attempt that raises OSError with the reason.
+# What `--check` tries: what it is, and what raises OSError with the reason.
+Attempt = tuple[str, Callable[[], None]]
 
-    They are made at the same time. Prints a line for each; returns the exit status.
+
+def check(attempts: Sequence[Attempt]) -> int:
+    """Try connections, all at the same time.
+
+    Prints a line for each, in their order, as soon as it is known; returns the exit status. Ctrl-C
+    ends it at once.
     """
+    outcomes = [_begin(*attempt) for attempt in attempts]
+    lines = []
+    try:
+        for outcome in outcomes:
+            lines.append(outcome.get())
+            print(lines[-1], flush=True)  # noqa: T201 - the output of --check
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+    return EXIT_FAILED if any(line.startswith("FAILED") for line in lines) else EXIT_OK
 
-    def outcome(what: str, attempt: Callable[[], None]) -> str:
+
+def _begin(what: str, attempt: Callable[[], None]) -> SimpleQueue[str]:
+    """Try a connection in a thread that nobody waits for; return where its line will be."""
+    outcome = SimpleQueue[str]()
+
+    def run() -> None:
         try:
             attempt()
         except OSError as error:
-            return f"FAILED {what}: {error}"
-        return f"ok {what}"
+            outcome.put(f"FAILED {what}: {error}")
+        else:
+            outcome.put(f"ok {what}")
 
-    with ThreadPoolExecutor(max_workers=32) as pool:
-        lines = list(pool.map(outcome, *zip(*attempts, strict=True)))
-    print("\n".join(lines))  # noqa: T201 - the output of --check
-    return EXIT_FAILED if any(line.startswith("FAILED") for line in lines) else EXIT_OK
+    threading.Thread(target=run, name=f"check of {what}", daemon=True).start()
+    return outcome

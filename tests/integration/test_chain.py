@@ -305,8 +305,12 @@ class TestService:
             "ButtonServer": {"port": free_port()},
         }
         address = systemd.getsockname().decode().replace("\0", "@")
-        env = {"NOTIFY_SOCKET": address, "JOURNAL_STREAM": "8:1"}
         config = write_config(tmp_path / "c.toml", tables)
+        journal = tmp_path / f"c-{name}" / f"{name}.log"
+        journal.parent.mkdir()
+        journal.touch()
+        stream = f"{journal.stat().st_dev}:{journal.stat().st_ino}"
+        env = {"NOTIFY_SOCKET": address, "JOURNAL_STREAM": stream}
         with Script(f"{name}.py", config, env=env, cwd=Path("/")) as script:
             self.wait_for(systemd, "READY=1")
             script.wait_for_log("broker .*refused")

@@ -130,6 +130,11 @@ def test_the_option_comes_before_all(installed: Path, tmp_path: Path) -> None:
 
 # Logging
 
+# Makes a program believe that what it says on stderr goes to the journal.
+JOURNAL = """
+import os
+os.environ["JOURNAL_STREAM"] = f"{os.fstat(2).st_dev}:{os.fstat(2).st_ino}"
+"""
 LOGS = """
 import logging, sys
 from openenergy import service
@@ -159,13 +164,21 @@ def test_at_a_terminal_a_line_has_a_time_and_a_level(config_file: ConfigFile) ->
 
 
 def test_in_the_journal_every_line_has_a_priority_and_no_time(config_file: ConfigFile) -> None:
-    ended = run("-c", LOGS, "--config", config_file(""), env={"JOURNAL_STREAM": "8:12345"})
+    ended = run("-c", JOURNAL + LOGS, "--config", config_file(""))
     lines = ended.stderr.splitlines()
     assert lines[:4] == [
         *("<6>part: about", "<6>two lines", "<4>part: a name: Küche", "<3>part: failed")
     ]
     assert lines[-1] == "<3>ValueError: wrong"
     assert all(re.match("<[346]>", line) for line in lines)
+
+
+@pytest.mark.parametrize("stream", ["", "8:12345", "no numbers"])
+def test_who_writes_elsewhere_than_the_service_that_started_it_is_not_in_the_journal(
+    config_file: ConfigFile, stream: str
+) -> None:
+    ended = run("-c", LOGS, "--config", config_file(""), env={"JOURNAL_STREAM": stream})
+    assert re.match(r"\d\d:\d\d:\d\d INFO part: about", ended.stderr)
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("error", 1)])
@@ -191,7 +204,7 @@ service.start("some", "", ())
 threading.Thread(target=lambda: 1 / 0, name="worker").start()
 time.sleep(60)
 """
-    ended = run("-c", program, "--config", config_file(""), env={"JOURNAL_STREAM": "8:12345"})
+    ended = run("-c", JOURNAL + program, "--config", config_file(""))
     assert ended.returncode == 1
     lines = ended.stderr.splitlines()
     assert lines[0] == "<2>service: worker failed; the process ends"
@@ -394,6 +407,25 @@ def test_attempts_are_made_at_the_same_time(capsys: pytest.CaptureFixture[str]) 
 
     assert service.check([("a", meet)] * 20) == 0
     assert capsys.readouterr().out == "ok a\n" * 20
+
+
+def test_what_is_known_is_told_at_once_and_ctrl_c_ends_the_rest() -> None:
+    program = """
+import sys, threading
+from openenergy import service
+never = threading.Event()
+sys.exit(service.check([("broker", lambda: None), ("switch", never.wait), ("other", never.wait)]))
+"""
+    # Where the tests run in the background of a shell, Ctrl-C is ignored and inherited.
+    argv = ["env", "--default-signal=INT", sys.executable, "-c", program]
+    with subprocess.Popen(
+        argv, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ok broker\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 1
 
 
 # Names
