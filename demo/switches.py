@@ -6,7 +6,8 @@ They answer byte for byte as real ones were recorded to answer (tests/fixtures/m
 [OH] openhab/openhab-addons, [BTS] bts-lasalle-avignon-ressources/myStrom.
 What none of them tells is answered with 404, which a client has to live with anyway.
 
-`python -m demo.switches --count 3` serves three until SIGTERM.
+`python -m demo.switches --count 3` serves three until SIGTERM, from port 8001 on, where
+credentials.toml looks for the first.
 """
 
 import argparse
@@ -762,12 +763,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.switches", description=main.__doc__)
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--model", choices=MODELS, default="v2")
+    parser.add_argument("--port", type=int, default=8001, help="of the first; 0: any free ones")
     options = parser.parse_args(arguments)
     ended = threading.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: ended.set())
     specs = [
-        SwitchSpec(name=f"my_strom-{number:03d}", model=options.model, load=load)
+        SwitchSpec(
+            name=f"my_strom-{number:03d}",
+            model=options.model,
+            load=load,
+            port=options.port and options.port + number - 1,
+        )
         for number, load in zip(range(1, options.count + 1), cycle(LOADS), strict=False)
     ]
     try:
@@ -775,7 +782,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for switch in switches.values():
                 print(switch.name, switch.port, flush=True)
             ended.wait()
-    except OSError as reason:  # too many for the open files a process may have
+    except OSError as reason:  # too many for the open files a process may have, or a port is taken
         parser.error(f"cannot serve {options.count} switches: {reason}")
     return 0
 

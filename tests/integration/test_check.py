@@ -1,5 +1,7 @@
 """The command line of each script: --check, --config, --version, and what it says of mistakes."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from demo.parts import HOST, InfluxDB1, Mosquitto, Script, VictoriaMetrics, write_config
+from demo.parts import HOST, REPOSITORY, InfluxDB1, Mosquitto, Script, VictoriaMetrics, write_config
 from demo.process import free_port, wait_until
 from demo.switches import SimulatedSwitches, SwitchSpec
 from tests.integration.running import (
@@ -96,6 +98,27 @@ class TestCheckOfPlugs:
             }
             status, lines = check("plug_2_mqtt.py", tmp_path, tables)
             assert (status, lines[1]) == (0, f"ok switch lamp at {lamp.mac}")
+
+    def test_template_finds_the_first_of_the_simulated_switches(self, tmp_path: Path) -> None:
+        program = """
+            ip link set lo up && mkfifo "$1" || exit
+            "$0" -m demo.switches >"$1" & exec 3<"$1" && read first <&3
+            "$0" plug_2_mqtt.py --check
+            kill $!
+        """
+        # In a network of its own: others may have taken its ports.
+        command = ["unshare", "--map-root-user", "--net", "sh", "-c", program, sys.executable]
+        done = subprocess.run(
+            [*command, str(tmp_path / "fifo")],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.stderr.startswith("unshare:"):
+            pytest.skip(f"this machine allows no network of one's own: {done.stderr}")
+        assert "ok switch my_strom-001 at localhost:8001" in done.stdout.splitlines()
 
 
 class TestCheckOfWriter:

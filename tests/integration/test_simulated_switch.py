@@ -772,7 +772,8 @@ def processor_seconds(pid: int) -> float:
 
 
 def test_the_program_serves_a_hundred_switches_a_hundred_times_a_second() -> None:
-    command = [sys.executable, "-m", "demo.switches", "--count", "100", "--model", "eu"]
+    command = [sys.executable, "-m", "demo.switches", "--count", "100", "--port", "0"]
+    command += ["--model", "eu"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout
         lines = [program.stdout.readline().split() for _ in range(100)]
@@ -800,7 +801,7 @@ def test_the_program_serves_a_hundred_switches_a_hundred_times_a_second() -> Non
 
 
 def test_too_many_switches_are_one_line_not_a_traceback() -> None:
-    command = "ulimit -n 50 && exec $0 -m demo.switches --count 100"
+    command = "ulimit -n 50 && exec $0 -m demo.switches --count 100 --port 0"
     program = subprocess.run(
         ["sh", "-c", command, sys.executable],
         cwd=REPOSITORY,
