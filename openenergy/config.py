@@ -101,8 +101,9 @@ ShareGroup = Annotated[
 DevEui = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9A-Fa-f*?\[\]!-]{1,32}\Z",
-        description="16 hexadecimal digits, or a shell pattern of them",
+        pattern=r"^(([0-9A-Fa-f?]|\[!?[0-9A-Fa-f-]{1,16}\]){16}"
+        r"|(?=.*\*)[0-9A-Fa-f*?\[\]!-]{1,32})\Z",
+        description="16 hexadecimal digits with nothing between them, or a shell pattern of them",
     ),
 ]
 
@@ -116,7 +117,8 @@ class ConfigError(Exception):
         super().__init__("\n".join(self.lines))
 
 
-# A table's method `contradictions` yields (key, what was expected) for what no single key shows.
+# A table's method `contradictions` yields (keys, what was expected) for what no single key shows:
+# the key to change, and behind a space any whose own error would explain it.
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,13 @@ class Mqtt:
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Yield what does not fit together."""
         if self.password and not self.username:
-            yield "password", "a username with it"
+            yield "password username", "a username with it"
         if self.ca_file and not self.tls:
-            yield "ca_file", "tls = true with it"
+            yield "ca_file tls", "tls = true with it"
         if self.ca_file and not _is_ca_file(self.ca_file):
             yield "ca_file", "a readable file of PEM certificates"
         if self.prefix_set == self.prefix_update:
-            yield "prefix_set", "another prefix than prefix_update"
+            yield "prefix_set prefix_update", "another prefix than prefix_update"
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,10 @@ class InfluxDB:
                 yield key, "either database (InfluxDB 1.x) or token, org and bucket (2 and 3)"
         for key in ("username", "password"):
             if getattr(self, key) and not self.database:
-                yield key, "database with it (InfluxDB 1.x; InfluxDB 2 and 3 take a token)"
+                yield (
+                    f"{key} database",
+                    "database with it (InfluxDB 1.x; InfluxDB 2 and 3 take a token)",
+                )
         for topic_filter in self.topics:
             if not topics.is_filter(topic_filter):
                 yield "topics", f"MQTT topic filters, which {topic_filter!r:.60} is not"
@@ -213,7 +218,7 @@ class MyStromSwitch:
         if not self.name:
             yield "name", topics.NAME_EXPECTED
         if not (self.host or self.macAdress):
-            yield "host", "the switch's address, or its macAdress"
+            yield "host macAdress", "the switch's address, or its macAdress"
         if not _is_authority(self.host):
             yield "host", 'an address and port that exist, like "192.168.1.40" or "[fd00::40]:8080"'
 
@@ -459,8 +464,9 @@ class _Reader:
                     expected = hints[key].__metadata__[-1].description
                     self.error(f"{where} {written} = {shown}: expected {expected}")
         table = cls(**values)
-        for key, expected in table.contradictions() if hasattr(table, "contradictions") else ():
-            if key not in faulty:
+        for keys, expected in table.contradictions() if hasattr(table, "contradictions") else ():
+            key, *others = keys.split()
+            if faulty.isdisjoint((key, *others)):
                 shown = (
                     "(hidden)" if key in secret and values.get(key) else _shown(getattr(table, key))
                 )

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certifi import where
 
 from openenergy import config
 from openenergy.config import ConfigError
@@ -123,8 +125,8 @@ def test_a_value_that_cannot_be_is_one_error_with_table_key_value_and_what_to_wr
         (
             "[{dev_eui = 5, decoder = 'object'}]",
             (
-                "[[LoRaWAN.devices]] number 1 dev_eui = 5: expected 16 hexadecimal digits, or a"
-                " shell pattern of them"
+                "[[LoRaWAN.devices]] number 1 dev_eui = 5: expected 16 hexadecimal digits with"
+                " nothing between them, or a shell pattern of them"
             ),
         ),
         (
@@ -139,6 +141,28 @@ def test_a_value_that_cannot_be_is_one_error_with_table_key_value_and_what_to_wr
 )
 def test_a_device_is_checked_like_a_table(errors: Errors, devices: str, error: str) -> None:
     assert errors(f"[LoRaWAN]\ndevices = {devices}\n") == [error]
+
+
+@pytest.mark.parametrize(
+    "dev_eui",
+    [
+        *["00-18-B2-40-00-00-01-23", "00:18:b2:40:00:00:01:23", "00 18 b2 40 00 00 01 23"],
+        *["0018b240", "0018b240000001234", "0018b2400000012?3", "0018b2400000012[34", "0018g*"],
+    ],
+)
+def test_a_dev_eui_that_no_device_can_have_is_an_error(errors: Errors, dev_eui: str) -> None:
+    (error,) = errors(f"[LoRaWAN]\ndevices = [{{dev_eui = '{dev_eui}', decoder = 'object'}}]\n")
+    assert f"dev_eui = '{dev_eui}': expected 16 hexadecimal digits with nothing between" in error
+
+
+@pytest.mark.parametrize(
+    "dev_eui",
+    ["0018B24000000123", "0018b2400000012?", "0018b240000001[!3-9a]3", "*", "0018b2*[0-3]"],
+)
+def test_a_dev_eui_that_a_device_can_have_is_none(config_file: ConfigFile, dev_eui: str) -> None:
+    text = f"[LoRaWAN]\ndevices = [{{dev_eui = '{dev_eui}', decoder = 'object'}}]\n"
+    (device,) = config.load(config_file(text), ()).lorawan.devices
+    assert fnmatchcase("0018b24000000123", device.dev_eui.lower())
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
@@ -253,6 +277,23 @@ def test_a_date_is_no_text(errors: Errors) -> None:
 )
 def test_keys_that_do_not_go_together(errors: Errors, tables: dict[str, Any], error: str) -> None:
     assert errors(tables) == [error]
+
+
+@pytest.mark.parametrize(
+    ("table", "faulty", "others"),
+    [
+        ("MyStromSwitch", {"macAddress": "12"}, {"name": "a"}),
+        ("MQTT", {"username": 5}, {"password": "s3cret"}),
+        ("MQTT", {"tls": "yes"}, {"ca_file": where()}),
+        ("MQTT", {"prefix_update": ""}, {"prefix_set": "@update"}),
+        ("InfluxDB", {"database": 5}, {"username": "me", "password": "s3cret"}),
+    ],
+)
+def test_an_error_has_no_other_in_its_train(
+    errors: Errors, table: str, faulty: dict[str, Any], others: dict[str, Any]
+) -> None:
+    (error,) = errors({table: {**faulty, **others}})
+    assert error.startswith(f"[{table}] {next(iter(faulty))} = ")
 
 
 def test_without_discovery_home_assistant_asks_for_nothing(config_file: ConfigFile) -> None:

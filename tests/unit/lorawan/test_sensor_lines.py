@@ -263,7 +263,7 @@ def test_decoders_that_do_not_exist_are_errors_of_the_configuration(
         dev_eui = "*"
         decoder = "adeunis/puls4"
         [[LoRaWAN.devices]]
-        dev_eui = "0018b2"
+        dev_eui = "0018b2*"
         decoder = "Adeunis/Comfort_CO2"
         [[LoRaWAN.devices]]
         decoder = "zigbee"
