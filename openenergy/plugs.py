@@ -106,6 +106,8 @@ class _Plug:
         return time_ms < min(newest_ms, clock.now_ms() - MAX_CLOCK_DIFFERENCE_MS)
 
     def _sample_power(self, time_ms: int, power: float) -> None:
+        if time_ms > clock.now_ms() + MAX_CLOCK_DIFFERENCE_MS:
+            return  # whoever asks for what came since would get nothing until then
         if not self.power or abs(time_ms - self.power[-1][0]) >= SAMPLE_EVERY_MS:
             self.power.append((time_ms, power))
 
