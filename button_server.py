@@ -39,6 +39,7 @@ THREADS: Final = 32
 FAREWELL_S: Final = 2
 NO_BROKER: Final = "there is no MQTT broker now"
 EXPECTED_VALUE: Final = 'expected {"value": "open"}, "close" or "toggle"'
+EXPECTED_ORDERS: Final = 'expected [{"name": "PLUG", "value": "open"}, ...], "close" or "toggle"'
 
 T = TypeVar("T")
 
@@ -235,7 +236,7 @@ class Api:
 
     def switch_many(self) -> ResponseReturnValue:
         """Switch several plugs at the same time, or none if one of them cannot be switched."""
-        orders = decode(json_body(flask.request), list[Order])
+        orders = decode(json_body(flask.request), list[Order], EXPECTED_ORDERS)
         if len({order.name for order in orders}) < len(orders):
             raise CommandError(HTTPStatus.BAD_REQUEST, "expected each plug once")
         for order in orders:
@@ -316,7 +317,7 @@ def asked_action(request: flask.Request) -> topics.Action:
     wish = Wish()
     if request.content_length or request.content_type:
         body = json_body(request)
-        wish = decode(body, Wish) if body else wish
+        wish = decode(body, Wish, EXPECTED_VALUE) if body else wish
     try:
         return wish.value or topics.Action(request.args.get("value", ""))
     except ValueError:
@@ -333,12 +334,12 @@ def json_body(request: flask.Request) -> bytes:
     return body
 
 
-def decode(body: bytes, expected: type[T]) -> T:
-    """Read a JSON body of the expected form."""
+def decode(body: bytes, form: type[T], expected: str) -> T:
+    """Read a JSON body of this form; raise CommandError with what was expected."""
     try:
-        return msgspec.json.decode(body, type=expected)
+        return msgspec.json.decode(body, type=form)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CommandError(HTTPStatus.BAD_REQUEST, f"{error!s:.200}; {EXPECTED_VALUE}") from error
+        raise CommandError(HTTPStatus.BAD_REQUEST, f"{error!s:.200}; {expected}") from error
 
 
 def error_answer(status: HTTPStatus, reason: str) -> tuple[flask.Response, int]:

@@ -433,6 +433,21 @@ REFUSALS: list[tuple[int, str, str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "expected"),
+    [
+        (LAMP, [], '; expected {"value": "open"}, "close" or "toggle"'),
+        (MANY, {}, '; expected [{"name": "PLUG", "value": "open"}, ...], "close" or "toggle"'),
+    ],
+)
+def test_error_says_what_to_send_instead(
+    house: House, path: str, content: object, expected: str
+) -> None:
+    answer = house.open.ask("POST", path, json=content)
+    assert answer.status_code == 400
+    assert answer.json()["error"].endswith(expected)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("status", "method", "path", "options"),
