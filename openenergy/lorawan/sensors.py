@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final, Protocol
+from typing import Final
 
+from openenergy.config import LoRaWANDevice
 from openenergy.lorawan import decoders, object_
 from openenergy.lorawan.decoders import UnknownDecoderError
 from openenergy.lorawan.events import Device, Status, Uplink, believable
@@ -24,22 +25,6 @@ DEVICES_REMEMBERED: Final = 10_000
 DECODER_TAG: Final = "decoder"
 
 
-class Rule(Protocol):
-    """One of [[LoRaWAN.devices]]: DevEUIs as a shell pattern, their decoder, s between samples."""
-
-    @property
-    def dev_eui(self) -> str:
-        """Return a DevEUI, or a shell pattern of several."""
-
-    @property
-    def decoder(self) -> str:
-        """Return the decoder's name."""
-
-    @property
-    def period(self) -> float:
-        """Return the seconds between two samples, 0 if not configured."""
-
-
 @dataclass(frozen=True, slots=True)
 class Received:
     """An uplink's points; in one line why it is not decoded; in one line who is unknown."""
@@ -52,7 +37,7 @@ class Received:
 class Sensors:
     """All devices. Raises UnknownDecoderError for a rule that names no decoder."""
 
-    def __init__(self, rules: Sequence[Rule], history: History) -> None:
+    def __init__(self, rules: Sequence[LoRaWANDevice], history: History) -> None:
         """Take the first rule that fits a device; `history` is the caller's to keep."""
         self._rules = [
             (rule.dev_eui.lower(), decoders.canonical(rule.decoder), rule.period) for rule in rules

@@ -1,12 +1,13 @@
 """Uplinks become points: values with their own times, link quality, and one line for a problem."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 
+from openenergy.config import LoRaWANDevice
 from openenergy.lorawan.decoders import DECODERS, UnknownDecoderError
 from openenergy.lorawan.events import Status, Uplink
 from openenergy.lorawan.history import History
@@ -18,14 +19,7 @@ LOPY = "v4_up_lopy_with_object"
 DECODER_NAMES = {"lopy_float32": "lopy", "nke_flasho": "flasho", "cayenne_lpp": "cayenne_lpp"}
 
 
-@dataclass(frozen=True)
-class Rule:
-    dev_eui: str
-    decoder: str
-    period: float = 0
-
-
-def receive(event: dict[str, Any], *rules: Rule, arrival: int = ARRIVAL) -> Received:
+def receive(event: dict[str, Any], *rules: LoRaWANDevice, arrival: int = ARRIVAL) -> Received:
     return Sensors(rules, History()).receive(parse_uplink(event), arrival)
 
 
@@ -42,7 +36,7 @@ def test_uplinks_of_every_server_end_in_their_points(name: str) -> None:
     expected = EVENTS[name]["expect"]
     codec = expected["codec"]
     decoder = DECODER_NAMES.get(codec, f"adeunis/{codec}" if codec else "lopy")
-    rule = Rule(expected["dev_eui"], decoder, period=600)
+    rule = LoRaWANDevice(expected["dev_eui"], decoder, period=600)
     uplink = parse_uplink(EVENTS[name])
     received = Sensors([rule], History()).receive(uplink, ARRIVAL)
     link, *values = received.points
@@ -110,7 +104,7 @@ class TestSequence:
         for event in self.EVENT["events"]:
             if restart:
                 history = History(json.loads(json.dumps(history.dump())))
-            sensors = Sensors([Rule("0018b240010a3ce1", "adeunis/temp4")], history)
+            sensors = Sensors([LoRaWANDevice("0018b240010a3ce1", "adeunis/temp4")], history)
             received = sensors.receive(parse_uplink(event), ARRIVAL)
             assert not received.problem
             found += received.points
@@ -137,12 +131,13 @@ class TestSequence:
 
 class TestWhichDecoder:
     def test_the_first_rule_that_fits(self) -> None:
-        rules = [Rule("70B3D549*", "lopy"), Rule("*", "flasho")]
+        rules = [LoRaWANDevice("70B3D549*", "lopy"), LoRaWANDevice("*", "flasho")]
         assert measurements(receive(EVENTS[LOPY], *rules)) == ["lorawan", "temperature"]
 
     def test_the_devices_tag_where_no_rule_fits(self) -> None:
         event = changed(LOPY, "deviceInfo", "tags", value={"decoder": "lopy"})
-        assert measurements(receive(event, Rule("0018*", "flasho"))) == ["lorawan", "temperature"]
+        received = receive(event, LoRaWANDevice("0018*", "flasho"))
+        assert measurements(received) == ["lorawan", "temperature"]
 
     def test_a_tag_that_names_no_decoder(self) -> None:
         event = changed(LOPY, "deviceInfo", "tags", value={"decoder": "lopi"})
@@ -152,10 +147,10 @@ class TestWhichDecoder:
 
     def test_a_rule_that_names_no_decoder(self) -> None:
         with pytest.raises(UnknownDecoderError, match="did you mean 'adeunis/pulse"):
-            Sensors([Rule("*", "adeunis/pulse9")], History())
+            Sensors([LoRaWANDevice("*", "adeunis/pulse9")], History())
 
     def test_values_decoded_by_the_server(self) -> None:
-        link, value = receive(EVENTS[LOPY], Rule("*", "object")).points
+        link, value = receive(EVENTS[LOPY], LoRaWANDevice("*", "object")).points
         assert value == (
             "temperature",
             {
@@ -168,7 +163,7 @@ class TestWhichDecoder:
         )
 
     def test_a_server_that_decoded_nothing(self) -> None:
-        received = receive(EVENTS["v4_up_lopy_first_frame"], Rule("*", "object"))
+        received = receive(EVENTS["v4_up_lopy_first_frame"], LoRaWANDevice("*", "object"))
         assert measurements(received) == ["lorawan"]
         assert "the network server has decoded nothing" in received.problem
 
@@ -200,13 +195,13 @@ class TestUnknownDevice:
 
 
 def test_a_frame_that_cannot_be_decoded_says_why() -> None:
-    received = receive(EVENTS["v4_up_undecodable_frame"], Rule("*", "adeunis/comfort2"))
+    received = receive(EVENTS["v4_up_undecodable_frame"], LoRaWANDevice("*", "adeunis/comfort2"))
     assert received.problem == "device 0018b240020a3c3b: unknown frame code 0xff"
 
 
 def test_names_that_are_empty_make_no_tags() -> None:
     event = changed(LOPY, "deviceInfo", "deviceName", value="")
-    _, tags, _, _ = receive(event, Rule("*", "lopy")).points[1]
+    _, tags, _, _ = receive(event, LoRaWANDevice("*", "lopy")).points[1]
     assert tags == {
         "dev_eui": "70b3d549900a3cc9",
         "application": "building-monitoring",
@@ -222,7 +217,7 @@ class TestDeliveredAgain:
         return sensors.receive(uplink, arrival).points
 
     def test_it_makes_the_same_points(self) -> None:
-        sensors = Sensors([Rule("*", "adeunis/drycontacts2")], History())
+        sensors = Sensors([LoRaWANDevice("*", "adeunis/drycontacts2")], History())
         first = self.points(sensors, self.UPLINK, ARRIVAL)
         assert first[0][3] == ARRIVAL
         assert self.points(sensors, self.UPLINK, ARRIVAL + 60_000) == first
