@@ -14,6 +14,7 @@ import http.client
 import io
 import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterable
@@ -30,9 +31,10 @@ MAX_ANSWER: Final = 65536
 # More than a switch can count: 3680 W, the most it carries, for 86 years.
 MAX_ENERGY_WS: Final = 1e13
 HTTP_PORT: Final = 80
-# Where switches announce themselves. No router forwards what is sent to this address.
-LIMITED_BROADCAST: Final = "255.255.255.255"
 ANNOUNCEMENT_PORT: Final = 7979
+# ip(7): where a packet was sent to, as struct in_pktinfo. Python has a name for it from 3.12 on.
+IP_PKTINFO: Final = 8
+PKTINFO: Final = struct.Struct("@i4s4s")
 # An announcement: MAC (6 bytes), type, flags. One comes every 5 to 15 s.
 ANNOUNCEMENT_SIZE: Final = 8
 # Time for two or three of them, since some get lost.
@@ -88,13 +90,13 @@ class Announcement(NamedTuple):
 def open_receiver() -> socket.socket:
     """Return a socket that hears announcements; raises OSError.
 
-    It hears broadcasts alone: what is sent to this machine may come from anywhere. Other programs
-    may listen beside us: each gets a copy.
+    Other programs may listen beside us: each gets a copy of a broadcast.
     """
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        receiver.bind((LIMITED_BROADCAST, ANNOUNCEMENT_PORT))
+        receiver.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        receiver.bind(("", ANNOUNCEMENT_PORT))
     except OSError:
         receiver.close()
         raise
@@ -102,9 +104,17 @@ def open_receiver() -> socket.socket:
 
 
 def receive_announcement(receiver: socket.socket) -> Announcement | None:
-    """Wait for a packet; None if it is no announcement."""
-    packet, (address, _port) = receiver.recvfrom(ANNOUNCEMENT_SIZE + 1)
-    if len(packet) != ANNOUNCEMENT_SIZE:
+    """Wait for a packet; None if it is no announcement.
+
+    Those are broadcast: what is sent to this very machine may come from anywhere, unless it comes
+    from itself.
+    """
+    packet, [(_, _, told)], _, (address, _port) = receiver.recvmsg(
+        ANNOUNCEMENT_SIZE + 1, socket.CMSG_SPACE(PKTINFO.size)
+    )
+    _, own_address, destination = PKTINFO.unpack(told)
+    is_local = destination[0] == 127
+    if len(packet) != ANNOUNCEMENT_SIZE or (destination == own_address and not is_local):
         return None
     return Announcement(packet[:6].hex(), packet[6], address)
 

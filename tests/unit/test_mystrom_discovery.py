@@ -66,11 +66,21 @@ def test_an_announcement_tells_the_address_of_a_mac_or_its_end(
     assert wait_for(announcements, mac) == HOST
 
 
-@pytest.mark.parametrize("receiver", ["127.0.0.1", "127.79.0.1", "127.255.255.255"])
-def test_only_a_broadcast_to_everybody_is_heard_since_no_router_forwards_it(
+@pytest.mark.parametrize("receiver", ["127.0.0.1", "127.255.255.255"])
+def test_this_machine_itself_is_heard(
     announcements: Announcements, announce: Announce, receiver: str
 ) -> None:
     announce(ANNOUNCEMENT, receiver=receiver)
+    assert wait_for(announcements, "083af271e800") == HOST
+
+
+def test_what_is_no_broadcast_is_not_heard_since_it_may_come_from_anywhere(
+    announcements: Announcements, announce: Announce
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing, but chooses an address of ours
+        own_address = probe.getsockname()[0]
+    announce(ANNOUNCEMENT, sender=own_address, receiver=own_address)
     announce(SENTINEL)
     wait_for(announcements, SENTINEL[:6].hex())
     assert announcements.address("083af271e800") is None
