@@ -566,9 +566,20 @@ def test_thingsboard_over_tls(tmp_path: Path, certificates: Certificates) -> Non
         board.wait_for({(PLUG, "power", reading["value"], reading["time"])})
 
 
-def test_a_stranger_does_not_get_the_token(tmp_path: Path, certificates: Certificates) -> None:
-    foreign = make_certificates(tmp_path / "foreign", "localhost", HOST)
-    with gateway_over_tls(tmp_path, certificates, foreign.ca) as (_, gateway, board):
+def shipped_secrets() -> dict[str, str]:
+    lines = (SHIPPED / "secrets.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("believed", ["another authority", "those of secrets.env"])
+def test_a_stranger_does_not_get_the_token(
+    tmp_path: Path, certificates: Certificates, believed: str
+) -> None:
+    if believed == "another authority":
+        ca = make_certificates(tmp_path / "foreign", "localhost", HOST).ca
+    else:
+        ca = Path(shipped_secrets()["TB_GW_CA_CERT"])
+    with gateway_over_tls(tmp_path, certificates, ca) as (_, gateway, board):
         gateway.wait_for_log("CERTIFICATE_VERIFY_FAILED", 20)
         assert TOKEN not in board.broker.log()
         assert TOKEN not in gateway.log()
