@@ -74,7 +74,6 @@ class OpenEnergyConverter:
     def __init__(self, _config: dict[str, Any], log: Any) -> None:
         """Take what the gateway gives to every converter."""
         self._log = log
-        self._online_since: dict[str, int] = {}
         self._told: dict[str, float] = {}
 
     def convert(self, topic: str, payload: bytes) -> ConvertedData | list[ConvertedData]:
@@ -87,10 +86,6 @@ class OpenEnergyConverter:
         profile = SCRIPT_PROFILE if device.startswith(SCRIPTS) else PLUG_PROFILE
         data = ConvertedData(device, profile)
         data.add_to_telemetry(TelemetryEntry({DatapointKey(quantity): value}, time_ms))
-        # Attributes have no time: an old state that comes late must not replace the present one.
-        if quantity == "online" and time_ms >= self._online_since.get(device, 0):
-            self._online_since[device] = time_ms
-            data.add_to_attributes({DatapointKey("online"): bool(value)})
         return data
 
     def _tell(self, cause: str, topic: str, payload: bytes) -> None:
@@ -114,17 +109,17 @@ def read(topic: str, payload: bytes) -> tuple[str, str, float, int]:
     except ValueError:
         raise ValueError("not JSON") from None
     match message:
-        case {"value": int() | float() as value} if _is_number(value):
+        case {"value": value} if _is_number(value):
             time_ms = message.get("time", now_ms)
         case _:
             raise ValueError("no number as its value")
-    if type(time_ms) is not int or not EARLIEST_MS <= time_ms <= now_ms + MAX_AHEAD_MS:
+    if not (_is_number(time_ms) and EARLIEST_MS <= time_ms <= now_ms + MAX_AHEAD_MS):
         raise ValueError("a time that cannot be true")
-    return names[1], names[2], value, time_ms
+    return names[1], names[2], value, int(time_ms)
 
 
-def _is_number(value: float) -> bool:
-    return not isinstance(value, bool) and abs(value) < LARGEST and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST and math.isfinite(value)
 
 
 class OpenEnergyConnector(MqttConnector):

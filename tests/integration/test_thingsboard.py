@@ -100,10 +100,6 @@ class ThingsBoard:
             for quantity, value in entry["values"].items()
         ]
 
-    def attributes(self, device: str) -> dict[str, Any]:
-        changes = [each[device] for each in self.heard("gateway/attributes") if device in each]
-        return {key: value for change in changes for key, value in change.items()}
-
     def profiles(self) -> dict[str, str]:
         return {each["device"]: each["type"] for each in self.heard("gateway/connect")}
 
@@ -306,13 +302,10 @@ def test_a_reading_without_time_gets_that_of_its_arrival(site: Site) -> None:
     assert before <= found[3] <= now_ms()
 
 
-def test_a_plug_is_online_as_its_latest_word_says(site: Site) -> None:
-    latest = now_ms()
-    for value, time_ms in ((0, latest - 1000), (1, latest), (0, latest - 500)):
-        message = {"value": value, "unit": "", "time": time_ms}
-        site.bench.client.publish(state_topic("flaky", "online"), message)
-    wait_until(lambda: len(_readings_of(site, "flaky")) == 3, 15, "all three in the history")
-    assert site.thingsboard.attributes("flaky")["online"] is True
+def test_a_time_in_floating_point_is_a_time(site: Site) -> None:
+    time_ms = now_ms()
+    site.bench.client.publish(state_topic("floaty", "power"), {"value": 7, "time": float(time_ms)})
+    site.thingsboard.wait_for({("floaty", "power", 7, time_ms)})
 
 
 def test_plugs_and_scripts_have_profiles_of_their_own(site: Site) -> None:
@@ -338,6 +331,8 @@ GARBAGE = {
     "deep": b"[" * 500,
     "long": b'{"value": 1, "unit": "%s"}' % (b"W" * 600),
     "time is text": b'{"value": 1, "time": "now"}',
+    "time is a truth": b'{"value": 1, "time": true}',
+    "time is infinite": b'{"value": 1, "time": 1e999}',
     "before 2020": b'{"value": 1, "time": 1000}',
     "tomorrow": b'{"value": 1, "time": %d}' % (NOW + 86_400_000),
 }
@@ -349,7 +344,7 @@ def test_garbage_is_told_and_stops_nothing(site: Site) -> None:
     for device in ("x" * 65, "a b", "a\u00e9", "x" * 9000):
         site.bench.client.publish(state_topic(device, "power"), {"value": 1})
     site.thingsboard.wait_for(site.publish(3))
-    assert site.thingsboard.profiles().keys() <= {PLUG, "meter", "old", "flaky", SCRIPT}
+    assert site.thingsboard.profiles().keys() <= {PLUG, "meter", "old", "floaty", SCRIPT}
     told = re.findall(r"WARNING openenergy_converter: .*: ([^:]+): b['\"]", site.gateway.log())
     assert sorted(told) == [  # each once
         "a time that cannot be true",
