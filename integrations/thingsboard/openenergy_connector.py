@@ -13,8 +13,10 @@ import math
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from paho.mqtt.client import MQTTMessageInfo
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from tb_device_mqtt import TBPublishInfo
@@ -46,24 +48,29 @@ CONFIRM_TIMEOUT_S = 2.0
 DELIVERY_TIMEOUT_S = 10.0
 
 
-def confirmed(self: Any) -> int:
+def is_confirmed(publications: Sequence[MQTTMessageInfo], timeout_s: float) -> bool:
+    """Wait for the broker's word on all of them."""
+    deadline = time.monotonic() + timeout_s
+    try:
+        for each in publications:
+            each.wait_for_publish(max(0.0, deadline - time.monotonic()))
+        return all(each.is_published() for each in publications)
+    except (RuntimeError, ValueError):  # not even written: the connection has just gone
+        return False
+
+
+def delivery_state(self: Any) -> int:
     """Return TB_ERR_SUCCESS once ThingsBoard has confirmed a publication, else what makes a retry.
 
     The gateway's own version waits for a second, and then takes what was written to a connection
     for delivered, also when nobody is at its other end any more.
     """
     infos = self.message_info if isinstance(self.message_info, list) else [self.message_info]
-    deadline = time.monotonic() + DELIVERY_TIMEOUT_S
-    try:
-        for info in infos:
-            info.wait_for_publish(max(0.0, deadline - time.monotonic()))
-        is_confirmed = all(info.is_published() for info in infos)
-    except (RuntimeError, ValueError):  # not even written
-        is_confirmed = False
-    return int(self.TB_ERR_SUCCESS if is_confirmed else self.TB_ERR_AGAIN)
+    is_delivered = is_confirmed(infos, DELIVERY_TIMEOUT_S)
+    return int(self.TB_ERR_SUCCESS if is_delivered else self.TB_ERR_AGAIN)
 
 
-TBPublishInfo.get = confirmed
+TBPublishInfo.get = delivery_state
 
 
 class OpenEnergyConverter:
@@ -148,9 +155,13 @@ class OpenEnergyConnector(MqttConnector):
         return client is not None and bool(client.is_connected())
 
     def server_side_rpc_handler(self, content: dict[str, Any]) -> dict[str, str] | None:
-        """Carry out an RPC. What is returned is the gateway's answer, None: it has been given."""
-        request = content.get("data") or content
-        device = content.get("device")
+        """Carry out an RPC. What is returned is the gateway's answer, None: it has been given.
+
+        What is raised here ends the gateway's thread, and with it all commands until its restart.
+        """
+        device, request = content.get("device"), content.get("data")
+        if not isinstance(request, dict):
+            return {"error": "Not a request to a plug."}
         try:
             self._switch(device, request.get("method"), request.get("params"))
         except ValueError as error:
@@ -166,9 +177,8 @@ class OpenEnergyConnector(MqttConnector):
             raise ValueError(f"The only method is {METHOD}.")
         if value not in COMMANDS:
             raise ValueError(f"{METHOD} takes one of {', '.join(COMMANDS)}.")
-        client = self._client
         # What is published without a connection would wait in the client, and switch much later.
-        if not client.is_connected():
+        if not self._client.is_connected():
             raise ValueError("The broker is away.")
         command = json.dumps({"value": value, "time": time.time_ns() // 1_000_000})
         properties = None
@@ -176,7 +186,6 @@ class OpenEnergyConnector(MqttConnector):
             properties = Properties(PacketTypes.PUBLISH)
             properties.MessageExpiryInterval = COMMAND_EXPIRY_S
         topic = f"{self._prefix_set}/{device}/control/relay"
-        sent = client.publish(topic, command, qos=1, properties=properties)
-        sent.wait_for_publish(CONFIRM_TIMEOUT_S)
-        if not sent.is_published():
+        sent = self._client.publish(topic, command, qos=1, properties=properties)
+        if not is_confirmed([sent], CONFIRM_TIMEOUT_S):
             raise ValueError("The broker did not confirm the command.")
