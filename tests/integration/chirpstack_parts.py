@@ -138,7 +138,7 @@ class Machine:
         for path in self.PATHS:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
 
-    def configure(self, *arguments: str, port: int = 5432) -> str:
+    def configure(self, *arguments: str, port: int | str = "") -> str:
         env = {"DESTDIR": str(self.root), "PGPORT": str(port)} | self.secrets.env
         return run(FOLDER / "configure.sh", *arguments, env=env)
 

@@ -219,4 +219,6 @@ def test_the_configured_dsn_opens_it(postgresql: PostgreSQL, tmp_path: Path) -> 
     set_up(postgresql, machine.secrets)
     dsn = machine.chirpstack["postgresql"]["dsn"]
     assert postgresql.ask_as(dsn, "SELECT user, current_database()") == ["chirpstack|chirpstack"]
-    assert "Written" not in machine.configure(port=postgresql.port)
+    assert "Written" not in machine.configure()  # the port is kept
+    machine.configure(port=5432)
+    assert "@127.0.0.1:5432/" in machine.chirpstack["postgresql"]["dsn"]
