@@ -268,6 +268,14 @@ def test_all_three_come_to_the_broker_as_the_same_user(machine: Machine) -> None
     assert addresses == {("tcp", "127.0.0.1:1883")}
 
 
+def test_uplinks_are_confirmed_on_every_leg(machine: Machine) -> None:
+    """What comes while the broker restarts is kept by its sender with QoS 1, dropped with 0."""
+    bridge = machine.bridge["integration"]["mqtt"]["auth"]["generic"]
+    server = machine.region["gateway"]["backend"]["mqtt"]
+    integration = machine.chirpstack["integration"]["mqtt"]
+    assert [leg["qos"] for leg in (bridge, server, integration)] == [1, 1, 1]
+
+
 def test_an_uplink_reaches_the_database(machine: Machine, tmp_path: Path) -> None:
     """Published as ChirpStack is told, through the broker's access list, to a running writer."""
     integration = machine.chirpstack["integration"]["mqtt"]
