@@ -1,14 +1,11 @@
 """A broker from before MQTT 5."""
 
-import contextlib
 import socket
-import socketserver
 import ssl
 import threading
-from typing import Self
 
 from demo.parts import HOST
-from demo.process import free_port
+from tests.integration.tcp_server import TcpServer, forward
 
 # How such brokers answer a CONNECT of version 5: with a CONNACK of their own version (MQTT 3.1.1,
 # section 3.2.2.3: unacceptable protocol version), of version 5 (section 3.2.2.2), or not at all.
@@ -19,12 +16,11 @@ REFUSALS = {
 }
 
 
-class OldBroker:
+class OldBroker(TcpServer):
     """Lets MQTT 3.1.1 through to a real broker, and refuses MQTT 5; speaks TLS if told how."""
 
     def __init__(self, target_port: int, refusal: bytes, tls: ssl.SSLContext | None = None) -> None:
         """Listen on `port`."""
-        self.port = free_port()
         self.refused = 0
 
         def serve(client: socket.socket) -> None:
@@ -39,33 +35,9 @@ class OldBroker:
                 threading.Thread(target=forward, args=(server, client), daemon=True).start()
                 forward(client, server)
 
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                with contextlib.suppress(OSError):
-                    if tls is None:
-                        serve(self.request)
-                    else:
-                        with tls.wrap_socket(self.request, server_side=True) as encrypted:
-                            serve(encrypted)
+        def decrypt(client: socket.socket) -> None:
+            assert tls
+            with tls.wrap_socket(client, server_side=True) as encrypted:
+                serve(encrypted)
 
-        self._server = socketserver.ThreadingTCPServer((HOST, self.port), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def forward(source: socket.socket, target: socket.socket) -> None:
-    """Forward what comes until either side has left."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    for side in (source, target):
-        with contextlib.suppress(OSError):
-            side.shutdown(socket.SHUT_RDWR)
+        super().__init__(decrypt if tls else serve)

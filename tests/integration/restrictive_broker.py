@@ -1,23 +1,20 @@
 """A broker like the founding lab's: it cuts off whoever names another topic than ours."""
 
-import contextlib
 import io
 import socket
-import socketserver
 import threading
 from collections.abc import Iterator
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from demo.parts import HOST
-from demo.process import free_port
-from tests.integration.old_broker import forward
+from tests.integration.tcp_server import TcpServer, forward
 
 OURS = ("@update/", "@set/")
 # Types of packets (MQTT 5, section 2.1.2).
 CONNECT, PUBLISH, SUBSCRIBE = 1, 3, 8
 
 
-class RestrictiveBroker:
+class RestrictiveBroker(TcpServer):
     """Lets packets through to a real broker, and cuts the connection before one that it forbids.
 
     `cut_off` has the topics for which it did.
@@ -25,7 +22,6 @@ class RestrictiveBroker:
 
     def __init__(self, target_port: int) -> None:
         """Listen on `port`."""
-        self.port = free_port()
         self.cut_off: list[str] = []
 
         def serve(client: socket.socket) -> None:
@@ -38,22 +34,7 @@ class RestrictiveBroker:
                         return
                     server.sendall(packet)
 
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                with contextlib.suppress(OSError):
-                    serve(self.request)
-
-        self._server = socketserver.ThreadingTCPServer((HOST, self.port), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(serve)
 
 
 def packets(stream: BinaryIO) -> Iterator[tuple[bytes, list[str]]]:
