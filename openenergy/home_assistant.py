@@ -1,7 +1,7 @@
 """Home Assistant finds the switches by itself: the only place that knows its discovery messages.
 
 One retained message per switch, in the form for whole devices (Home Assistant 2024.11 or newer),
-describes entities that use the topics of `topics.py`. Written after Home Assistant's own schemas:
+describes entities that use the topics of `topics.py`. Its source says what it takes:
 home-assistant/core, homeassistant/components/mqtt (schemas.py, discovery.py, switch.py, sensor.py).
 """
 
@@ -17,7 +17,9 @@ import msgspec
 
 from openenergy import __version__, broker, config, mystrom, topics
 
-# What Home Assistant says on PREFIX/status when it has started, unless its user changed that.
+# What Home Assistant says, and where, when it has started. Its user may change both, but neither
+# follows the prefix of discovery.
+STATUS_TOPIC: Final = "homeassistant/status"
 BIRTH: Final = b"online"
 # A switch that has answered with a report so often, yet not with who it is, will never do.
 INFO_ATTEMPTS: Final = 3
@@ -68,11 +70,6 @@ def object_id(plug: Plug) -> str:
 def discovery_topic(prefix: str, plug: Plug) -> str:
     """Return the topic of a switch's message."""
     return f"{prefix}/device/{object_id(plug)}/config"
-
-
-def status_topic(prefix: str) -> str:
-    """Return the topic on which Home Assistant says that it has started."""
-    return f"{prefix}/status"
 
 
 def discovery_payload(plug: Plug, mqtt: config.Mqtt, script: str) -> bytes:
@@ -141,6 +138,7 @@ def _relay(plug: Plug, mqtt: config.Mqtt) -> dict[str, dict[str, Any]]:
         "command_topic": topics.command_topic(mqtt.prefix_set, name),
         "command_template": '{"time": {{ (now().timestamp() * 1000) | int }},'
         ' "value": "{{ value }}"}',
+        "qos": topics.COMMAND_QOS,  # states come with that of whoever publishes them, if less
         "retain": False,
         "state_on": str(topics.Action.CLOSE),
         "state_off": str(topics.Action.OPEN),
@@ -186,7 +184,7 @@ class Discovery:
     @property
     def filters(self) -> list[str]:
         """Topics to subscribe to."""
-        return [status_topic(self._settings.prefix)] if self._settings.discovery else []
+        return [STATUS_TOPIC] if self._settings.discovery else []
 
     def start(self, connection: broker.Broker) -> None:
         """Publish by a broker that hands its messages to `take`."""

@@ -1,9 +1,9 @@
-"""What is said to Home Assistant of a switch, and when."""
+"""What is said to Home Assistant of a switch, and when; tests/system shows what it makes of it."""
 
 import json
 import re
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from openenergy import broker, config, home_assistant, mystrom
 from openenergy.home_assistant import Discovery, Plug
-from tests import home_assistant as checker
 from tests.conftest import ConfigFile
 
 INFO = mystrom.Info("083AF2AABBCC", "4.0.14", 106)
@@ -20,30 +19,26 @@ ALL = frozenset({"relay", "power", "average_power", "energy", "temperature"})
 SCRIPT = "plug_2_mqtt"
 
 
-def announcement(plug: Plug, mqtt: config.Mqtt | None = None) -> checker.Announcement:
-    payload = home_assistant.discovery_payload(plug, mqtt or config.Mqtt(), SCRIPT)
-    return checker.read(home_assistant.discovery_topic("homeassistant", plug), payload)
-
-
-def test_a_device_is_who_the_switch_says_it_is() -> None:
-    said = announcement(Plug(LAMP, INFO, ALL))
-    assert said.object_id == "mystrom_083af2aabbcc"
-    assert said.device.device == checker.DeviceInfo(
-        identifiers=["mystrom_083af2aabbcc"],
-        connections=[("mac", "08:3a:f2:aa:bb:cc")],
-        name="lamp",
-        manufacturer="myStrom",
-        model="Switch CH v2",
-        sw_version="4.0.14",
-        configuration_url="http://192.0.2.10:8001/",
+def announcement(plug: Plug, mqtt: config.Mqtt | None = None) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(
+        home_assistant.discovery_payload(plug, mqtt or config.Mqtt(), SCRIPT)
     )
+    return content
+
+
+def entities(announced: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the components but those that are to be removed, which have nothing but a platform."""
+    return {
+        key: component
+        for key, component in announced["components"].items()
+        if component.keys() != {"platform"}
+    }
 
 
 @pytest.mark.parametrize("device_type", [None, "WS2", 99])
 def test_a_model_that_is_not_known_is_not_named(device_type: int | str | None) -> None:
     info = mystrom.Info("083AF2AABBCC", "", device_type)
-    device = announcement(Plug(LAMP, info, ALL)).device.device
-    assert (device.model, device.sw_version) == ("", "")
+    assert not announcement(Plug(LAMP, info, ALL))["device"].keys() & {"model", "sw_version"}
 
 
 @pytest.mark.parametrize(
@@ -57,8 +52,9 @@ def test_a_model_that_is_not_known_is_not_named(device_type: int | str | None) -
     ],
 )
 def test_a_switch_that_does_not_say_who_it_is(name: str, mac: str, object_id: str) -> None:
-    settings = config.MyStromSwitch(name=name, macAdress=mac)
-    assert announcement(Plug(settings, None, ALL)).object_id == object_id
+    plug = Plug(config.MyStromSwitch(name=name, macAdress=mac), None, ALL)
+    assert home_assistant.discovery_topic("ha", plug) == f"ha/device/{object_id}/config"
+    assert announcement(plug)["device"]["identifiers"] == [object_id]
 
 
 @given(st.lists(st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True), max_size=3, unique=True))
@@ -71,8 +67,8 @@ def test_each_name_has_an_object_id_of_its_own(names: list[str]) -> None:
 
 def test_an_address_that_may_change_is_no_link() -> None:
     settings = config.MyStromSwitch(name="lamp", macAdress="083AF2AABBCC")
-    payload = home_assistant.discovery_payload(Plug(settings, INFO, ALL), config.Mqtt(), SCRIPT)
-    assert "configuration_url" not in json.loads(payload)["device"]
+    assert "configuration_url" in announcement(Plug(LAMP, INFO, ALL))["device"]
+    assert "configuration_url" not in announcement(Plug(settings, INFO, ALL))["device"]
 
 
 @pytest.mark.parametrize(
@@ -84,47 +80,32 @@ def test_an_address_that_may_change_is_no_link() -> None:
     ],
 )
 def test_only_what_was_measured_is_an_entity(quantities: frozenset[str], sensors: set[str]) -> None:
-    components = announcement(Plug(LAMP, INFO, quantities)).device.components
-    assert components.keys() == {"relay", *sensors}
-    for quantity, component in components.items():
-        assert component.unique_id == f"mystrom_083af2aabbcc_{quantity}"
-        assert component.state_topic == f"@update/lamp/monitoring/{quantity}"
-        assert component.qos == 1
+    assert entities(announcement(Plug(LAMP, INFO, quantities))).keys() == {"relay", *sensors}
 
 
-def test_energy_is_what_the_energy_dashboard_takes() -> None:
-    energy = announcement(Plug(LAMP, INFO, ALL)).device.components["energy"]
-    assert isinstance(energy, checker.Sensor)
-    assert (energy.device_class, energy.state_class) == ("energy", "total_increasing")
-    assert energy.unit_of_measurement == "Wh"
-
-
-def test_a_switch_that_must_not_be_switched_is_a_state() -> None:
-    plug = Plug(LAMP, INFO, ALL)
-    assert announcement(plug).removed == {"relay_state": "binary_sensor"}
+def test_a_switch_that_must_not_be_switched_has_no_topic_for_commands() -> None:
     read_only = config.MyStromSwitch(name="lamp", host="a", read_only=True)
-    said = announcement(plug._replace(settings=read_only))
-    assert said.removed == {"relay": "switch"}
-    assert isinstance(said.device.components["relay_state"], checker.BinarySensor)
-    assert (
-        "@set"
-        not in home_assistant.discovery_payload(
-            plug._replace(settings=read_only), config.Mqtt(), SCRIPT
-        ).decode()
-    )
+    assert "@set" in json.dumps(announcement(Plug(LAMP, INFO, ALL)))
+    assert "@set" not in json.dumps(announcement(Plug(read_only, INFO, ALL)))
 
 
-def test_prefixes_and_qos_are_those_of_the_configuration() -> None:
-    mqtt = config.Mqtt(prefix_update="up", prefix_set="down", qos=0)
-    device = announcement(Plug(LAMP, INFO, ALL), mqtt).device
-    relay = device.components["relay"]
-    assert isinstance(relay, checker.Switch)
-    assert (relay.state_topic, relay.qos) == ("up/lamp/monitoring/relay", 0)
-    assert relay.command_topic == "down/lamp/control/relay"
-    assert {each.topic for each in device.availability} == {
+def test_prefixes_are_those_of_the_configuration() -> None:
+    mqtt = config.Mqtt(prefix_update="up", prefix_set="down")
+    announced = announcement(Plug(LAMP, INFO, ALL), mqtt)
+    relay = announced["components"]["relay"]
+    assert relay["state_topic"] == "up/lamp/monitoring/relay"
+    assert relay["command_topic"] == "down/lamp/control/relay"
+    assert {each["topic"] for each in announced["availability"]} == {
         "up/lamp/monitoring/online",
         broker.online_topic(mqtt, SCRIPT),
     }
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_commands_come_with_qos_1_whatever_measurements_go_with(qos: int) -> None:
+    found = entities(announcement(Plug(LAMP, INFO, ALL), config.Mqtt(qos=qos)))
+    assert found.pop("relay")["qos"] == 1
+    assert {component["qos"] for component in found.values()} == {qos}
 
 
 # When it is said
@@ -186,7 +167,7 @@ def test_a_switch_is_announced_once_and_again_when_it_measures_more(announce: An
     assert len(recorder.published) == 2
     topics = {topic for topic, _, _ in recorder.published}
     assert topics == {"homeassistant/device/mystrom_083af2aabbcc/config"}
-    assert checker.read(*recorder.published[-1][:2]).device.components.keys() == {"relay", "power"}
+    assert entities(json.loads(recorder.published[-1][1])).keys() == {"relay", "power"}
     assert all(retain for _, _, retain in recorder.published)
     assert switch.asked == 1
 
