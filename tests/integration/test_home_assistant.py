@@ -11,6 +11,7 @@ import pytest
 from demo.parts import Mosquitto, Script, write_config
 from demo.process import wait_until
 from demo.switches import SimulatedSwitches, SwitchSpec
+from tests.integration.restrictive_broker import RestrictiveBroker
 from tests.integration.running import (
     mqtt_table,
     retained,
@@ -33,7 +34,10 @@ def switches() -> Iterator[SimulatedSwitches]:
 
 
 def config_of(
-    folder: Path, broker: Mosquitto, switches: SimulatedSwitches, **home_assistant: object
+    folder: Path,
+    broker: Mosquitto | RestrictiveBroker,
+    switches: SimulatedSwitches,
+    **home_assistant: object,
 ) -> Path:
     return write_config(
         folder / "plugs.toml",
@@ -163,6 +167,16 @@ def test_a_broker_that_does_not_allow_it_is_an_error_in_the_log(
         script.wait_for_log("ERROR .* refuses a message of ours: Not authorized")
         client.clear()
         client.wait_for(state_topic("lamp", "power"))
+
+
+def test_a_broker_that_cuts_off_whoever_announces_is_told_in_the_log(
+    tmp_path: Path, mosquitto: Mosquitto, switches: SimulatedSwitches
+) -> None:
+    with RestrictiveBroker(mosquitto.port) as broker:
+        config = config_of(tmp_path, broker, switches, discovery=True)
+        with Script("plug_2_mqtt.py", config) as script:
+            script.wait_for_log("connection lost")
+            script.wait_for_log("another program connects with our client_id", 30)
 
 
 def test_check_announces_nothing(
