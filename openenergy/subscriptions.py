@@ -6,6 +6,8 @@ It keeps them with the session, so those that left the configuration must be uns
 import logging
 from pathlib import Path
 
+from openenergy import topics, whole_file
+
 log = logging.getLogger("state")
 
 
@@ -34,11 +36,15 @@ class Subscriptions:
             log.warning("%s: %s", self._path, error)
 
     def _read(self) -> list[str]:
-        return self._path.read_text("utf-8").splitlines() if self._path.exists() else []
+        """Return what the file has, but for what a damaged disk made of it.
+
+        A broker hangs up on who names a filter that cannot be.
+        """
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text("utf-8", "replace").splitlines()
+        return [each for each in lines if topics.is_filter(each) and each.isprintable()]
 
     def _write(self, filters: list[str]) -> None:
-        if filters == self._read():  # a full disk must not matter then
-            return
-        new = self._path.with_suffix(".new")
-        new.write_text("\n".join(filters) + "\n", "utf-8")
-        new.replace(self._path)
+        if filters != self._read():  # else a full disk must not matter
+            whole_file.write(self._path, ("\n".join(filters) + "\n").encode())

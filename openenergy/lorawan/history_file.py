@@ -1,13 +1,13 @@
 """The history of all devices on disk, so that it outlives a restart."""
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from openenergy import whole_file
 from openenergy.lorawan.history import History
 
 RETRY_S: Final = 10.0
@@ -42,7 +42,7 @@ class HistoryFile:
         if revision == self._saved_revision or time.monotonic() < self._retry_at_s:
             return
         try:
-            self._write(msgspec.json.encode(self.history.dump()))
+            whole_file.write(self._path, msgspec.json.encode(self.history.dump()))
         except OSError as error:
             self._retry_at_s = time.monotonic() + RETRY_S
             if str(error) != self._trouble:
@@ -62,16 +62,3 @@ class HistoryFile:
             self._path.rename(aside)
             log.error("%s is damaged (%s); put aside as %s", self._path, error, aside)
             return History()
-
-    def _write(self, content: bytes) -> None:
-        new = self._path.with_suffix(".new")
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name is on the disk only with its folder
-        finally:
-            os.close(folder)

@@ -121,3 +121,18 @@ def test_changed_filters_take_effect_although_the_session_persists(
     with writers.running("one", OTHERS):
         expected |= of(publish(), OTHERS)
         wait_until_stored(partial(writers.stored, "one"), expected)
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"\0\0\n", b"a+b#c\n", b"\x01/a\n"], ids=repr)
+def test_what_a_disk_made_of_the_former_filters_stops_nobody(
+    writers: Writers, publisher: Publisher, tmp_path: Path, damage: bytes
+) -> None:
+    """They are unsubscribed, and a broker hangs up on who names what is no filter."""
+    with writers.running("one", SOME):
+        pass
+    (path,) = tmp_path.glob("*/one.filters")
+    path.write_bytes(damage + path.read_bytes())
+    with writers.running("one", OTHERS):
+        publisher.publish(200)
+        wait_until_stored(partial(writers.stored, "one"), of(publisher.points, OTHERS))
+    assert path.read_text().splitlines() == [f"@update/{switch}/monitoring/#" for switch in OTHERS]

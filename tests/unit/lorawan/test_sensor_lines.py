@@ -228,7 +228,7 @@ class TestHistoryFile:
     ) -> None:
         monkeypatch.setattr("openenergy.lorawan.history_file.RETRY_S", 0.0)
         found, path = start(), tmp_path / "state" / "lorawan.json"
-        obstacle = path.with_suffix(".new")
+        obstacle = path.with_name(f"{path.name}.new")
         obstacle.mkdir()
         found.of(event_message(SETUP))
         for _ in range(3):
