@@ -57,6 +57,8 @@ TAKEN_OVER: Final = 0x8E
 KEEP_ALIVE_TIMEOUT: Final = 0x8D
 # mosquitto's window for clients that name none, as MQTT 3.1.1 cannot.
 DEFAULT_WINDOW: Final = 20
+# Of a broker that names none with MQTT 5 (section 3.2.2.3.3).
+MAX_WINDOW: Final = 65535
 # Fewer messages in one read mean that the stream is slow, unless the broker may not send more: the
 # next read then waits, and finds several at once.
 SMALL_READ: Final = 20
@@ -341,7 +343,7 @@ class Broker:
         _userdata: Any,
         _flags: mqtt.ConnectFlags,
         reason_code: ReasonCode,
-        _properties: Properties | None,
+        properties: Properties | None,
     ) -> None:
         self._answered = True
         if reason_code.is_failure:
@@ -359,6 +361,7 @@ class Broker:
         if self._filters:
             client.subscribe(self._subscriptions())
         assert isinstance(client, _Client)  # noqa: S101 - see _new_client
+        client.keep_to_window(getattr(properties, "ReceiveMaximum", MAX_WINDOW))
         self._client = client
         if self._is_announced:
             self.publish(
@@ -655,6 +658,13 @@ class _Client(mqtt.Client):
             # Another kind of packet, the beginning of one, or nothing yet.
             if self.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or not connection.pending():
                 return
+
+    def keep_to_window(self, most: int) -> None:
+        """Have no more messages unconfirmed than the broker allows, who hangs up on one more.
+
+        paho does not read it (MQTT 5, section 4.9), and does not let it be set once connected.
+        """
+        self._max_inflight_messages = min(self._max_inflight_messages, most)
 
     def acknowledge(self, message_ids: Iterable[int]) -> None:
         """Queue one piece of PUBACK packets (MQTT 5, section 3.4: identifier only, success)."""

@@ -73,11 +73,11 @@ class Bench:
     def _count_disconnected(self) -> None:
         self.disconnected += 1
 
-    def accept(self, protocol: Any = V5) -> socket.socket:
+    def accept(self, protocol: Any = V5, connack: bytes = b"") -> socket.socket:
         """Accept a connection up to the point where messages may come."""
         wire = self.peer.accept()
         assert read_packet(wire)[0] == 0x10
-        wire.sendall(CONNACK[protocol])
+        wire.sendall(connack or CONNACK[protocol])
         subscribe = read_packet(wire)
         assert subscribe[0] == 0x82
         wire.sendall(
@@ -297,6 +297,21 @@ def test_published_while_nobody_is_there_is_none(bench: Bench) -> None:
     wire.close()
     wait_until(lambda: not bench.ours.connected, 10, "end of the connection")
     assert bench.ours.publish("a", b"3") is None
+
+
+def test_no_more_is_on_its_way_than_the_broker_allows(bench: Bench) -> None:
+    """It would hang up: MQTT 5, section 4.9. HiveMQ allows 10."""
+    receive_maximum_3 = b"\x20\x06\x00\x00\x03\x21\x00\x03"
+    wire = bench.accept(connack=receive_maximum_3)  # and the first message, that we are online
+    wait_until(lambda: bench.connected, 10, "connection")
+    for number in range(10):
+        assert bench.ours.publish("a", b"%d" % number)
+    packets = [read_packet(wire), read_packet(wire)]
+    for confirmed in range(2, 10):  # 1 was the subscription
+        assert no_more(wire)
+        wire.sendall(b"\x40\x02" + struct.pack(">H", confirmed))
+        packets.append(read_packet(wire))
+    assert [packet[-1:] for packet in packets] == [b"%d" % number for number in range(10)]
 
 
 def test_the_farewell_says_offline_and_then_disconnects(bench: Bench) -> None:
