@@ -91,6 +91,7 @@ def main() -> int:
         on_connected=on_connected,
         on_disconnected=outbox.disconnected,
         on_published=outbox.confirmed,
+        on_refused=outbox.refused,
         keep_retain_flag=True,
     )
     outbox.start(connection)

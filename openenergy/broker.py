@@ -52,6 +52,8 @@ LONGEST_TURN_S: Final = 90.0
 FAREWELL_S: Final = 1.0
 # A broker that hangs up on MQTT 5 without saying why is offered 3.1.1 after so many attempts.
 SILENT_REFUSALS: Final = 3
+# A reason for which no message was refused for so long is news again.
+REFUSAL_FORGOTTEN_S: Final = 600.0
 UNSUPPORTED_PROTOCOL: Final = 0x84
 TAKEN_OVER: Final = 0x8E
 KEEP_ALIVE_TIMEOUT: Final = 0x8D
@@ -100,8 +102,9 @@ class Session(NamedTuple):
 class Broker:
     """One connection to the broker, made again whenever it is lost.
 
-    `on_messages` (all that came at once) and `on_published` (client, message identifier) are
-    called in the network thread and must not wait; so are `on_connected` and `on_disconnected`.
+    `on_messages` gets all that came at once, `on_published` (client, message identifier) what the
+    broker has of ours, `on_refused` what it does not take, with the reason's code. They are called
+    in the network thread and must not wait; so are `on_connected` and `on_disconnected`.
     """
 
     def __init__(  # noqa: PLR0913 - what a script wants of its broker, each by name
@@ -114,7 +117,8 @@ class Broker:
         on_messages: Callable[[list[Message]], None],
         on_connected: Callable[[], None] = lambda: None,
         on_disconnected: Callable[[], None] = lambda: None,
-        on_published: Callable[[mqtt.Client, int], None] | None = None,
+        on_published: Callable[[mqtt.Client, int], None] = lambda _client, _id: None,
+        on_refused: Callable[[mqtt.Client, int, int], None] = lambda _client, _id, _reason: None,
         session: Session | None = None,
         keep_retain_flag: bool = False,
         is_announced: bool = True,
@@ -136,6 +140,7 @@ class Broker:
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
         self._on_published = on_published
+        self._on_refused = on_refused
         self._session = session
         self._keep_retain_flag = keep_retain_flag
         self._is_announced = is_announced
@@ -147,6 +152,7 @@ class Broker:
         self._silent_refusals = 0
         self._client: _Client | None = None
         self._trouble = ""
+        self._refused_at_s: dict[str, float] = {}
         self._messages: list[Message] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name="network", daemon=True)
@@ -260,8 +266,7 @@ class Broker:
         client.on_message = self._handle_message
         # With this callback paho leaves all writing to our loop, whichever thread publishes.
         client.on_socket_register_write = self._handle_outgoing
-        if self._on_published:
-            client.on_publish = self._handle_published
+        client.on_publish = self._handle_published
         return client
 
     def _connect(self, client: _Client) -> None:
@@ -460,9 +465,18 @@ class Broker:
         _properties: Properties | None,
     ) -> None:
         if reason_code.is_failure:
-            log.error("broker %s refuses a message of ours: %s", self.name, reason_code)
-        if self._on_published:
+            assert isinstance(client, _Client)  # noqa: S101 - see _new_client
+            self._note_refusal(str(reason_code), client.topic_of(message_id))
+            self._on_refused(client, message_id, reason_code.value)
+        else:
             self._on_published(client, message_id)
+
+    def _note_refusal(self, reason: str, topic: str) -> None:
+        """Log a reason once, and again only when it was not heard for a while."""
+        now_s = time.monotonic()
+        if now_s - self._refused_at_s.get(reason, -REFUSAL_FORGOTTEN_S) >= REFUSAL_FORGOTTEN_S:
+            log.error("broker %s refuses a message of ours: %s (%s)", self.name, reason, topic)
+        self._refused_at_s[reason] = now_s
 
     def _handle_outgoing(self, _client: mqtt.Client, _userdata: Any, _socket: Any) -> None:
         self._wake()
@@ -658,6 +672,10 @@ class _Client(mqtt.Client):
             # Another kind of packet, the beginning of one, or nothing yet.
             if self.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or not connection.pending():
                 return
+
+    def topic_of(self, message_id: int) -> str:
+        """Return the topic of a message of ours (QoS 1) that the broker just answers."""
+        return self._out_messages[message_id].topic
 
     def keep_to_window(self, most: int) -> None:
         """Have no more messages unconfirmed than the broker allows, who hangs up on one more.

@@ -20,6 +20,11 @@ MAX_HELD: Final = 20_000
 # A broker that has confirmed nothing for so long may be gone, though the connection tells us later.
 PATIENCE_S: Final = 1.0
 PIECE: Final = 500
+# How long what the broker has refused, and what is on disk behind it, is left alone.
+REFUSAL_PAUSE_S: Final = 30.0
+# Reasons that lie in a message (not authorized, topic name, payload format: MQTT 5, section
+# 3.4.2.1). Any other, like a quota, may pass.
+LAST_WORDS: Final = (0x87, 0x90, 0x99)
 LONGEST_TURN_S: Final = 60.0
 
 log = logging.getLogger("outbox")
@@ -36,6 +41,12 @@ class Message(NamedTuple):
 class _Confirmed(NamedTuple):
     client: mqtt.Client
     message_id: int
+
+
+class _Refused(NamedTuple):
+    client: mqtt.Client
+    message_id: int
+    reason: int
 
 
 class _Connected(NamedTuple):
@@ -62,20 +73,23 @@ class Outbox:
         """Prepare; `start` makes it work."""
         self._spool = spool
         self._events: queue.SimpleQueue[
-            Message | _Confirmed | _Connected | _Disconnected | _Stop
+            Message | _Confirmed | _Refused | _Connected | _Disconnected | _Stop
         ] = queue.SimpleQueue()
         self._states: dict[str, Message] = {}
         self._unconfirmed: dict[tuple[mqtt.Client, int], Message] = {}
         self._waiting_since_s = 0.0  # for the next confirmation
         self._held: list[Message] = []
         self._piece: Piece | None = None
-        self._piece_unconfirmed: set[tuple[mqtt.Client, int]] = set()
+        self._piece_unconfirmed: dict[tuple[mqtt.Client, int], Message] = {}
+        self._piece_refused = 0
+        self._next_piece_at_s = 0.0
+        self._confirmed_at_s = -REFUSAL_PAUSE_S
         self._published_later = 0
         self._has_trouble = False
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     def start(self, broker: Broker) -> None:
-        """Work with a broker that calls `connected`, `disconnected` and `confirmed`."""
+        """Work with a broker that calls `connected`, `disconnected`, `confirmed`, `refused`."""
         self._broker = broker
         self._thread.start()
 
@@ -99,6 +113,10 @@ class Outbox:
     def confirmed(self, client: mqtt.Client, message_id: int) -> None:
         """Take note that the broker has a message."""
         self._events.put(_Confirmed(client, message_id))
+
+    def refused(self, client: mqtt.Client, message_id: int, reason: int) -> None:
+        """Take note that the broker does not take a message, by MQTT 5's code for the reason."""
+        self._events.put(_Refused(client, message_id, reason))
 
     @property
     def waiting(self) -> int:
@@ -128,9 +146,9 @@ class Outbox:
                     case Message():
                         self._deliver(event)
                     case _Confirmed():
-                        self._waiting_since_s = time.monotonic()
-                        self._unconfirmed.pop(event, None)
-                        self._piece_unconfirmed.discard(event)
+                        self._strike_off(event)
+                    case _Refused():
+                        self._take_back(event)
                     case _Connected():
                         self._deliver_what_waited()
                     case _Disconnected() | _Stop():
@@ -151,8 +169,35 @@ class Outbox:
                     self._waiting_since_s = time.monotonic()
                 self._unconfirmed[sent] = message
                 return
+        self._hold(message)
+
+    def _hold(self, message: Message) -> None:
         if len(self._held) < MAX_HELD:
             self._held.append(message)
+
+    def _strike_off(self, confirmed: _Confirmed) -> None:
+        self._waiting_since_s = time.monotonic()
+        if self._unconfirmed.pop(confirmed, None) or self._piece_unconfirmed.pop(confirmed, None):
+            self._confirmed_at_s = time.monotonic()
+
+    def _take_back(self, refused: _Refused) -> None:
+        """Have a message that the broker refuses put on disk, behind the others.
+
+        One that it refuses again, for what it is, while it takes others, is dropped: it would come
+        back for ever.
+        """
+        now_s = self._waiting_since_s = time.monotonic()
+        sent = refused.client, refused.message_id
+        if message := self._unconfirmed.pop(sent, None):
+            self._hold(message)
+            if not self._spool:
+                self._next_piece_at_s = now_s + REFUSAL_PAUSE_S
+        elif message := self._piece_unconfirmed.pop(sent, None):
+            self._piece_refused += 1
+            takes_others = now_s - self._confirmed_at_s < REFUSAL_PAUSE_S
+            if not (refused.reason in LAST_WORDS and takes_others):
+                self._hold(message)
+                self._next_piece_at_s = now_s + REFUSAL_PAUSE_S
 
     def _deliver_what_waited(self) -> None:
         for state in self._states.values():
@@ -184,21 +229,22 @@ class Outbox:
             self._has_trouble = False
 
     def _advance_spool(self) -> None:
-        """Publish the next piece of the spool when the broker has confirmed the one before."""
+        """Publish the next piece of the spool when the broker has answered the one before."""
         if self._piece and not self._piece_unconfirmed:
             self._spool.remove(self._piece)
-            self._published_later += len(self._piece.records)
+            self._published_later += len(self._piece.records) - self._piece_refused
             self._piece = None
-        if self._piece is None and self._broker.connected:
-            self._piece = self._spool.oldest(PIECE)
-            for record in self._piece.records if self._piece else ():
-                topic, payload = msgspec.json.decode(record.content, type=tuple[str, bytes])
-                # Not retained: it is no longer the present state.
-                if sent := self._broker.publish(topic, payload):
-                    self._piece_unconfirmed.add(sent)
-                else:
-                    self._forget_connection()
-                    break
-            if self._piece is None and self._published_later:
-                log.info("published %d readings kept on disk", self._published_later)
-                self._published_later = 0
+        if self._piece or not self._broker.connected or time.monotonic() < self._next_piece_at_s:
+            return
+        self._piece, self._piece_refused = self._spool.oldest(PIECE), 0
+        for record in self._piece.records if self._piece else ():
+            topic, payload = msgspec.json.decode(record.content, type=tuple[str, bytes])
+            # Not retained: it is no longer the present state.
+            if sent := self._broker.publish(topic, payload):
+                self._piece_unconfirmed[sent] = Message(topic, payload)
+            else:
+                self._forget_connection()
+                break
+        if self._piece is None and self._published_later:
+            log.info("published %d readings kept on disk", self._published_later)
+            self._published_later = 0

@@ -3,6 +3,9 @@
 import contextlib
 import itertools
 import json
+import os
+import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +143,26 @@ def test_qos_retain_and_prefixes_are_configurable(tmp_path: Path) -> None:
         assert all(m.topic.startswith("house/") for m in sent)
         assert {(m.qos, m.retain) for m in sent} == {(0, False)}
         assert retained(bench.broker) == {}
+
+
+def test_topics_that_the_broker_does_not_allow_are_one_error_and_disturb_no_other(
+    tmp_path: Path,
+) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text("topic readwrite #\ntopic deny @update/forbidden/#\n")
+    rules.chmod(0o700)
+    specs = [SwitchSpec("forbidden"), SwitchSpec("allowed")]
+    strict = Mosquitto(tmp_path / "strict", extra_config=f"acl_file {rules}")
+    with strict, plugs(tmp_path, specs, broker=strict) as bench:
+        bench.script.wait_for_log("ERROR")
+        bench.client.clear()
+        bench.wait_for_values("allowed", "power", 20)
+        assert not bench.client.messages("@update/forbidden/#")
+        (error,) = warnings(bench.script.log())
+        assert re.search(r"Not authorized \(@update/forbidden/monitoring/\w+\)$", error)
+        rules.write_text("topic readwrite #\n")
+        os.kill(strict.pid, signal.SIGHUP)
+        bench.wait_for_values("forbidden", "power", 1)
 
 
 def test_switch_is_found_by_its_broadcast(tmp_path: Path, mosquitto: Mosquitto) -> None:

@@ -1,7 +1,10 @@
 """Measurements on their way to the broker: none is lost while it is away, states come first."""
 
+import contextlib
 import itertools
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -87,6 +90,9 @@ class Bench:
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         wait_until(condition, 10, what)
+
+    def wait_for_published(self, count: int) -> None:
+        self.wait_for(lambda: len(self.broker.published) == count, f"{count} messages published")
 
     def has_waiting(self, count: int) -> bool:
         return self.outbox.waiting == count
@@ -245,9 +251,88 @@ def test_memory_is_bounded_while_the_spool_is_full(
     bench.spool.close()
 
 
-def test_against_a_real_broker_that_comes_goes_and_comes_again(tmp_path: Path, path: Path) -> None:
-    mosquitto = Mosquitto(tmp_path / "mosquitto", port=free_port())
-    spool = Spool(path, MIB)
+QUOTA_EXCEEDED, NOT_AUTHORIZED = 0x97, 0x87
+
+
+def refuse(bench: Bench, each: Published, reason: int) -> None:
+    bench.outbox.refused(*each.sent, reason)
+
+
+@pytest.fixture
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "REFUSAL_PAUSE_S", 0.5)
+
+
+@pytest.mark.usefixtures("short_pause")
+@pytest.mark.parametrize("reason", [QUOTA_EXCEEDED, NOT_AUTHORIZED])
+def test_what_a_broker_refuses_that_takes_nothing_is_on_disk_until_it_does(
+    bench: Bench, reason: int
+) -> None:
+    bench.connect()
+    publish(bench, readings(range(10)))
+    for tried in (10, 20, 30):
+        bench.wait_for_published(tried)
+        for each in bench.broker.published[-10:]:
+            refuse(bench, each, reason)
+        bench.wait_for(lambda: len(bench.spool) == 10, "10 messages on disk")
+    bench.confirm_everything()
+    assert bench.broker.payloads()[30:] == [b"%d" % number for number in range(10)]
+
+
+@pytest.mark.usefixtures("short_pause")
+def test_a_quota_that_is_used_up_within_a_piece_is_waited_for(bench: Bench) -> None:
+    """What is refused goes behind the others; none is lost, and none is published for ever."""
+    publish(bench, readings(range(40)))
+    bench.wait_for(lambda: len(bench.spool) == 40, "40 messages on disk")
+    bench.connect()
+    taken: list[bytes] = []
+    published = 0
+    for waiting in (40, 30, 20, 10):
+        published += waiting
+        bench.wait_for_published(published)
+        tried = bench.broker.published[-waiting:]
+        for each in tried[:10]:
+            taken.append(each.payload)
+            bench.outbox.confirmed(*each.sent)
+        for each in tried[10:]:
+            refuse(bench, each, QUOTA_EXCEEDED)
+        bench.wait_for(partial(bench.has_waiting, waiting - 10), "the others")
+    assert taken == [b"%d" % number for number in range(40)]
+
+
+@pytest.mark.usefixtures("short_pause")
+def test_a_topic_that_is_never_allowed_holds_up_no_other_and_fills_no_disk(bench: Bench) -> None:
+    """Here one of two switches: what was read while the broker was away, and what is read now."""
+    taken: set[bytes] = set()
+    answered = 0
+
+    def answer() -> None:
+        nonlocal answered
+        published = bench.broker.published[answered:]
+        answered += len(published)
+        for each in published:
+            if each.topic.startswith("@update/forbidden/"):
+                refuse(bench, each, NOT_AUTHORIZED)
+            else:
+                taken.add(each.payload)
+                bench.outbox.confirmed(*each.sent)
+
+    def is_all_done() -> bool:
+        answer()
+        return len(taken) == 1000 and bench.outbox.waiting == 0
+
+    forbidden = [Message("@update/forbidden/monitoring/power", b"%d" % n) for n in range(3000)]
+    publish(bench, forbidden[:2000] + readings(range(500)))
+    bench.wait_for(lambda: len(bench.spool) == 2500, "2500 messages on disk")
+    bench.connect()
+    for number in range(500):
+        publish(bench, [forbidden[2000 + number], *readings(range(500 + number, 501 + number))])
+        answer()
+    wait_until(is_all_done, 20, "the end of all that waits")
+
+
+@contextlib.contextmanager
+def at_work_with(mosquitto: Mosquitto, spool: Spool) -> Iterator[Outbox]:
     outbox = Outbox(spool)
     broker = Broker(
         Mqtt(broker=mosquitto.host, port=mosquitto.port),
@@ -256,33 +341,68 @@ def test_against_a_real_broker_that_comes_goes_and_comes_again(tmp_path: Path, p
         on_connected=outbox.connected,
         on_disconnected=outbox.disconnected,
         on_published=outbox.confirmed,
+        on_refused=outbox.refused,
     )
     outbox.start(broker)
     broker.start()
-    numbers = iter(range(1000))
-
-    def publish_10() -> set[int]:
-        published = set(itertools.islice(numbers, 10))
-        for number in published:
-            payload = json.dumps({"value": number}).encode()
-            outbox.publish(Message("@update/plug/monitoring/power", payload))
-        return published
-
-    expected = publish_10()
-    wait_until(lambda: len(spool) == 10, 10, "10 messages on disk")
-    heard: set[int] = set()
-    for _ in range(2):
-        mosquitto.start()
-        with MqttClient(mosquitto.host, mosquitto.port) as client:
-            expected |= publish_10()
-            wait_until(lambda: outbox.waiting == 0, 20, "delivery")
-            client.publish("the/last", b"")
-            client.wait_for("the/last")
-            heard |= {message.json["value"] for message in client.messages("@update/plug/#")}
-        assert heard == expected
-        mosquitto.kill()
-        expected |= publish_10()
-    wait_until(lambda: len(spool) == 10, 10, "10 messages on disk")
+    yield outbox
     broker.stop()
     outbox.stop()
     spool.close()
+
+
+@pytest.mark.usefixtures("short_pause")
+def test_a_real_broker_whose_access_list_allows_nothing_gets_everything_once_it_does(
+    tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text("topic read #\n")
+    rules.chmod(0o700)
+    spool = Spool(path, MIB)
+    with (
+        Mosquitto(tmp_path / "mosquitto", extra_config=f"acl_file {rules}") as mosquitto,
+        MqttClient(mosquitto.host, mosquitto.port) as client,
+        at_work_with(mosquitto, spool) as outbox,
+    ):
+        for message in readings(range(100)):
+            outbox.publish(message)
+        wait_until(lambda: len(spool) == 100, 10, "100 messages on disk")
+        rules.write_text("topic readwrite #\n")
+        os.kill(mosquitto.pid, signal.SIGHUP)
+        wait_until(lambda: outbox.waiting == 0, 10, "delivery")
+        client.publish("the/last", b"")
+        client.wait_for("the/last")
+        heard = {message.payload for message in client.messages("@update/plug/#")}
+    assert heard == {b"%d" % number for number in range(100)}
+    (refusal,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert "refuses a message of ours: Not authorized (@update/" in refusal
+
+
+def test_against_a_real_broker_that_comes_goes_and_comes_again(tmp_path: Path, path: Path) -> None:
+    mosquitto = Mosquitto(tmp_path / "mosquitto", port=free_port())
+    spool = Spool(path, MIB)
+    with at_work_with(mosquitto, spool) as outbox:
+        numbers = iter(range(1000))
+
+        def publish_10() -> set[int]:
+            published = set(itertools.islice(numbers, 10))
+            for number in published:
+                payload = json.dumps({"value": number}).encode()
+                outbox.publish(Message("@update/plug/monitoring/power", payload))
+            return published
+
+        expected = publish_10()
+        wait_until(lambda: len(spool) == 10, 10, "10 messages on disk")
+        heard: set[int] = set()
+        for _ in range(2):
+            mosquitto.start()
+            with MqttClient(mosquitto.host, mosquitto.port) as client:
+                expected |= publish_10()
+                wait_until(lambda: outbox.waiting == 0, 20, "delivery")
+                client.publish("the/last", b"")
+                client.wait_for("the/last")
+                heard |= {message.json["value"] for message in client.messages("@update/plug/#")}
+            assert heard == expected
+            mosquitto.kill()
+            expected |= publish_10()
+        wait_until(lambda: len(spool) == 10, 10, "10 messages on disk")
