@@ -30,6 +30,8 @@ LONGEST_TURN_S: Final = 60.0
 FLUSH_S: Final = 2.0
 SPOOL_RETRY_S: Final = 2.0
 REPORT_S: Final = 60.0
+# Messages in memory, beside their number: a packet may have 2 MiB.
+MAX_INBOX_BYTES: Final = 64 * 1024 * 1024
 
 log = logging.getLogger(SCRIPT)
 
@@ -116,6 +118,8 @@ class Writer:
         self._wake = threading.Event()
         self._sender = Sender(database, settings.batch, self._wake)
         self._inbox: deque[broker.Message] = deque()
+        self._taken_bytes = 0  # by the network's thread
+        self._collected_bytes = 0  # by ours
         self._waiting: deque[Batch] = deque()
         self._sending: Batch | Piece | None = None
         self._is_spool_turn = False
@@ -146,11 +150,16 @@ class Writer:
     def take(self, messages: list[broker.Message]) -> None:
         """Take messages; called in the network thread."""
         self._inbox.extend(messages)
+        self._taken_bytes += sum(len(message.payload) for message in messages)
         self._wake.set()
 
     def has_room(self) -> bool:
         """Whether more messages can be taken now."""
-        return len(self._inbox) < 2 * self._settings.window and not self._is_stopping
+        return (
+            len(self._inbox) < 2 * self._settings.window
+            and self._taken_bytes - self._collected_bytes < MAX_INBOX_BYTES
+            and not self._is_stopping
+        )
 
     def status(self) -> str:
         """Return how it goes since it was asked last, for systemd."""
@@ -231,6 +240,7 @@ class Writer:
         batch = Batch([], [])
         while self._inbox and len(batch.lines) < self._settings.batch:
             message = self._inbox.popleft()
+            self._collected_bytes += len(message.payload)
             batch.lines.extend(self._lines.of(message))
             if message.qos:
                 batch.deliveries.append((message.client, message.message_id))

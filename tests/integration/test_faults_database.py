@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import requests
+from paho.mqtt.publish import multiple
 
-from demo.parts import InfluxDB1, VictoriaMetrics
+from demo.parts import HOST, InfluxDB1, VictoriaMetrics
 from demo.process import wait_until
 from tests.fault_proxy import FaultProxy
 from tests.integration.chain import running_chain
@@ -48,6 +49,28 @@ def test_outage_of_100_000_messages(
             chain.publisher.publish(500)
             chain.wait_until_stored(60)
             assert peak_mib(chain.writer.pid) < LIMIT_MIB
+
+
+def test_memory_is_bounded_whatever_comes_while_the_spool_is_full(tmp_path: Path) -> None:
+    with running_chain(tmp_path, Storage={"spool_size": 65536}) as chain:
+        chain.proxy.refuse()
+        chain.publisher.publish(2000, rate=2000)
+        chain.writer.wait_for_log("ERROR .*full, at 65536 bytes")
+        large = ("@update/large/monitoring/power", bytes(1024 * 1024), 1, False)
+        multiple([large] * 200, hostname=HOST, port=chain.broker.port)
+        last_mib = 0.0
+
+        def has_taken_all_it_wants() -> bool:
+            nonlocal last_mib
+            before_mib, last_mib = last_mib, peak_mib(chain.writer.pid)
+            return before_mib == last_mib > LIMIT_MIB
+
+        wait_until(has_taken_all_it_wants, 30, "end of its growth", every=0.5)
+        assert last_mib < LIMIT_MIB + 100
+        chain.proxy.pass_through()
+        chain.publisher.publish(100)
+        chain.wait_until_stored()
+        assert peak_mib(chain.writer.pid) < LIMIT_MIB + 100
 
 
 def http_date(ahead_s: float) -> str:
