@@ -54,6 +54,8 @@ FAREWELL_S: Final = 1.0
 SILENT_REFUSALS: Final = 3
 # A reason for which no message was refused for so long is news again.
 REFUSAL_FORGOTTEN_S: Final = 600.0
+# Messages that a broker which confirms nothing has us keep in memory.
+MAX_UNCONFIRMED: Final = 5000
 UNSUPPORTED_PROTOCOL: Final = 0x84
 TAKEN_OVER: Final = 0x8E
 KEEP_ALIVE_TIMEOUT: Final = 0x8D
@@ -190,7 +192,9 @@ class Broker:
         retain: bool = False,
         expiry_s: int | None = None,
     ) -> tuple[mqtt.Client, int] | None:
-        """Publish now; return what `on_published` will get, or None if we are not connected.
+        """Publish now; return what `on_published` will get, or None if that cannot be.
+
+        We are not connected then, or the broker has confirmed nothing for too many messages.
 
         Without `qos` it is that of `[MQTT]`.
         A message with `expiry_s` is dropped by the broker when it is older (MQTT 5 only).
@@ -253,6 +257,7 @@ class Broker:
             reconnect_on_failure=False,
         )
         prepare(client, self._settings)
+        client.max_queued_messages_set(MAX_UNCONFIRMED)
         if self._is_announced:
             client.will_set(
                 self._online_topic,

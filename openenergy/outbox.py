@@ -20,6 +20,8 @@ MAX_HELD: Final = 20_000
 # A broker that has confirmed nothing for so long may be gone, though the connection tells us later.
 PATIENCE_S: Final = 1.0
 PIECE: Final = 500
+# A spool or a queue to the broker that is full is left alone for so long.
+RETRY_S: Final = 2.0
 # How long what the broker has refused, and what is on disk behind it, is left alone.
 REFUSAL_PAUSE_S: Final = 30.0
 # Reasons that lie in a message (not authorized, topic name, payload format: MQTT 5, section
@@ -86,6 +88,7 @@ class Outbox:
         self._confirmed_at_s = -REFUSAL_PAUSE_S
         self._published_later = 0
         self._has_trouble = False
+        self._keep_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     def start(self, broker: Broker) -> None:
@@ -129,12 +132,8 @@ class Outbox:
             service.beat(LONGEST_TURN_S)
             is_stopping = self._handle_events()
             self._doubt_silence()
-            try:
+            if is_stopping or time.monotonic() >= self._keep_at_s:
                 self._keep_held()
-            except SpoolError as error:
-                if not self._has_trouble:
-                    log.error("readings are lost if the broker stays away: %s", error)
-                self._has_trouble = True
             self._advance_spool()  # which makes the room that may be missing
 
     def _handle_events(self) -> bool:
@@ -223,8 +222,16 @@ class Outbox:
 
     def _keep_held(self) -> None:
         """Put on disk what could not be published, all in one commit."""
-        if self._held:
+        if not self._held:
+            return
+        try:
             self._spool.append([Record(1, msgspec.json.encode(each[:2])) for each in self._held])
+        except SpoolError as error:
+            self._keep_at_s = time.monotonic() + RETRY_S
+            if not self._has_trouble:
+                log.error("readings are lost if the broker stays away: %s", error)
+            self._has_trouble = True
+        else:
             self._held.clear()
             self._has_trouble = False
 
@@ -242,9 +249,11 @@ class Outbox:
             # Not retained: it is no longer the present state.
             if sent := self._broker.publish(topic, payload):
                 self._piece_unconfirmed[sent] = Message(topic, payload)
-            else:
-                self._forget_connection()
-                break
+            else:  # there is no connection any more, or too much on its way
+                self._piece = None
+                self._piece_unconfirmed.clear()
+                self._next_piece_at_s = time.monotonic() + RETRY_S
+                return
         if self._piece is None and self._published_later:
             log.info("published %d readings kept on disk", self._published_later)
             self._published_later = 0

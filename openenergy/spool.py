@@ -71,11 +71,10 @@ class Spool:
             if not self._is_open:
                 self._open()
             with self._transaction() as database:
+                # Before too: what is undone has been written to the disk.
+                self._check_room_for(sum(len(record.content) for record in records))
                 database.executemany("INSERT INTO spool (items, content) VALUES (?, ?)", records)
-                if self._used_bytes() > self._limit_bytes:
-                    raise SpoolError(
-                        f"{self._path}: full, at {self._limit_bytes} bytes (spool_size)"
-                    )
+                self._check_room_for(0)
             self._items += sum(record.items for record in records)
 
     def oldest(self, items: int) -> Piece | None:
@@ -139,6 +138,10 @@ class Spool:
         return self._database.execute(
             "SELECT id, items, content FROM spool WHERE id > ? ORDER BY id", (self._delivered,)
         )
+
+    def _check_room_for(self, more_bytes: int) -> None:
+        if self._used_bytes() + more_bytes > self._limit_bytes:
+            raise SpoolError(f"{self._path}: full, at {self._limit_bytes} bytes (spool_size)")
 
     def _used_bytes(self) -> int:
         """Return what the file holds, the present transaction included."""

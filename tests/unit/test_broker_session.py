@@ -314,6 +314,14 @@ def test_no_more_is_on_its_way_than_the_broker_allows(bench: Bench) -> None:
     assert [packet[-1:] for packet in packets] == [b"%d" % number for number in range(10)]
 
 
+def test_a_broker_that_confirms_nothing_does_not_fill_the_memory(bench: Bench) -> None:
+    bench.accept()
+    wait_until(lambda: bench.connected, 10, "connection")
+    taken = [bench.ours.publish("a", b"1") for _ in range(broker.MAX_UNCONFIRMED + 10)]
+    assert taken[:-10].count(None) <= 1  # that we are online was one too
+    assert taken[-10:] == [None] * 10
+
+
 def test_the_farewell_says_offline_and_then_disconnects(bench: Bench) -> None:
     wire = bench.accept()
     wait_until(lambda: bench.connected, 10, "connection")

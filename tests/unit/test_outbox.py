@@ -20,7 +20,7 @@ from openenergy import outbox as outbox_module
 from openenergy.broker import Broker
 from openenergy.config import Mqtt
 from openenergy.outbox import Message, Outbox
-from openenergy.spool import Spool
+from openenergy.spool import Spool, SpoolError
 from tests.mqtt_client import MqttClient
 
 MIB = 1024 * 1024
@@ -40,6 +40,7 @@ class BrokerByHand:
 
     def __init__(self) -> None:
         self.connected = False
+        self.takes = True
         self.published: list[Published] = []
         self._mids = itertools.count(1)
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
@@ -47,7 +48,7 @@ class BrokerByHand:
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False
     ) -> tuple[mqtt.Client, int] | None:
-        if not self.connected:
+        if not (self.connected and self.takes):
             return None
         sent = (self._client, next(self._mids))
         self.published.append(Published(topic, payload, retain, sent))
@@ -208,6 +209,19 @@ def test_a_broker_that_confirms_nothing_has_the_rest_put_on_disk(
     assert {int(payload) for payload in bench.broker.payloads()} == set(range(80))
 
 
+def test_a_broker_with_too_much_on_its_way_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "RETRY_S", 0.1)
+    bench.connect()
+    bench.broker.takes = False
+    publish(bench, readings(range(80)))
+    bench.wait_for(lambda: len(bench.spool) == 80, "80 messages on disk")
+    bench.broker.takes = True
+    bench.confirm_everything()
+    assert bench.broker.payloads() == [b"%d" % number for number in range(80)]
+
+
 def test_stopping_puts_on_disk_what_is_not_confirmed(path: Path) -> None:
     bench = Bench(path)
     bench.connect()
@@ -237,6 +251,27 @@ def test_a_full_spool_is_one_error_and_drains_when_the_broker_is_back(
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 1
     assert "full" in errors[0].message
+    bench.close()
+
+
+def test_a_full_spool_is_not_tried_again_with_every_message(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(path, limit_bytes=65536)
+    publish(bench, readings(range(2000)))
+    bench.wait_for(partial(bench.has_waiting, 2000), "2000 messages")
+    attempts = 0
+
+    def append(_records: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise SpoolError("full")
+
+    monkeypatch.setattr(bench.spool, "append", append)
+    for number in range(2000, 2100):
+        publish(bench, readings(range(number, number + 1)))
+        bench.wait_for(partial(bench.has_waiting, number + 1), "one more")
+    assert attempts < 20
     bench.close()
 
 
