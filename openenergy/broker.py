@@ -50,7 +50,7 @@ RIVAL_CUTS_WITHIN_S: Final = 60.0
 # Looking the broker's name up, connecting, the pause after a takeover.
 LONGEST_TURN_S: Final = 90.0
 FAREWELL_S: Final = 1.0
-# A broker that hangs up on MQTT 5 without saying why is offered 3.1.1 after so many attempts.
+# A broker that hangs up on MQTT 5 without saying why is offered 3.1.1 too after so many attempts.
 SILENT_REFUSALS: Final = 3
 # A reason for which no message was refused for so long is news again.
 REFUSAL_FORGOTTEN_S: Final = 600.0
@@ -152,6 +152,7 @@ class Broker:
         self._taken_over = False
         self._cut_at_s: deque[float] = deque(maxlen=RIVAL_CUTS)
         self._silent_refusals = 0
+        self._has_spoken_v5 = False
         self._client: _Client | None = None
         self._trouble = ""
         self._refused_at_s: dict[str, float] = {}
@@ -242,6 +243,7 @@ class Broker:
                 self._on_disconnected()
             if time.monotonic() - began > GOOD_CONNECTION_S:
                 backoff.reset()
+                self._trouble = ""
             self._stopping.wait(TAKEN_OVER_PAUSE_S if self._taken_over else backoff.delay_s())
         self._wake_receiver.close()
         self._wake_sender.close()
@@ -358,14 +360,15 @@ class Broker:
         self._answered = True
         if reason_code.is_failure:
             if reason_code.value == UNSUPPORTED_PROTOCOL:
+                self._has_spoken_v5 = False
+                self._silent_refusals = 0
                 self._offer_older_protocol()
             else:
                 self._note_trouble(f"it refuses us: {reason_code} ([MQTT] username, password)")
             return
-        self._silent_refusals = 0
-        self._trouble = ""
-        version = "5" if self._protocol == MQTTProtocolVersion.MQTTv5 else "3.1.1"
-        log.info("connected to broker %s (MQTT %s)", self.name, version)
+        is_v5 = self._protocol == MQTTProtocolVersion.MQTTv5
+        self._has_spoken_v5 = self._has_spoken_v5 or is_v5
+        log.info("connected to broker %s (MQTT %s)", self.name, "5" if is_v5 else "3.1.1")
         if self._former_filters:
             client.unsubscribe(list(self._former_filters))
         if self._filters:
@@ -391,16 +394,17 @@ class Broker:
         self,
         _client: mqtt.Client,
         _userdata: Any,
-        _flags: mqtt.DisconnectFlags,
+        flags: mqtt.DisconnectFlags,
         reason_code: ReasonCode,
         _properties: Properties | None,
     ) -> None:
         # A broker that hangs up; not a network that swallows everything.
         if not self._answered and reason_code.value != KEEP_ALIVE_TIMEOUT:
-            self._silent_refusals += 1
-            if self._silent_refusals >= SILENT_REFUSALS:
-                self._offer_older_protocol()
-        if reason_code.value == TAKEN_OVER or self._is_cut_off_often():
+            self._doubt_protocol()
+        elif self._client is not None and self._silent_refusals:
+            self._protocol = MQTTProtocolVersion.MQTTv5  # the other was a guess
+        gave_reason = flags.is_disconnect_packet_from_server
+        if reason_code.value == TAKEN_OVER or (not gave_reason and self._is_cut_off_often()):
             self._taken_over = True
             self._note_trouble(f"another program connects with our client_id {self.client_id!r}")
         elif not (self._stopping.is_set() or (self._answered and self._client is None)):
@@ -420,13 +424,23 @@ class Broker:
             self._cut_at_s.clear()
         return is_often
 
-    def _offer_older_protocol(self) -> None:
-        self._silent_refusals = 0
+    def _doubt_protocol(self) -> None:
+        """Offer the other protocol to a broker that hangs up, unless it is known to speak MQTT 5.
+
+        It may also be one that is not there, behind something that accepts connections for it.
+        """
+        self._silent_refusals += 1
+        if self._has_spoken_v5 or self._silent_refusals < SILENT_REFUSALS:
+            return
         if self._protocol == MQTTProtocolVersion.MQTTv5:
-            log.info("broker %s does not take MQTT 5; trying 3.1.1", self.name)
-            self._protocol = MQTTProtocolVersion.MQTTv311
+            self._offer_older_protocol()
         else:
             self._protocol = MQTTProtocolVersion.MQTTv5
+
+    def _offer_older_protocol(self) -> None:
+        if self._silent_refusals <= SILENT_REFUSALS:  # later it is no news
+            log.info("broker %s does not take MQTT 5; trying 3.1.1", self.name)
+        self._protocol = MQTTProtocolVersion.MQTTv311
 
     def _note_trouble(self, trouble: str) -> None:
         """Log a change for the worse once, however often the attempts fail the same way."""

@@ -23,6 +23,7 @@ CONNACK = {V5: b"\x20\x03\x00\x00\x00", V311: b"\x20\x02\x00\x00"}
 REFUSES_MQTT_5 = b"\x20\x03\x00\x84\x00"
 NOT_AUTHORIZED = b"\x20\x03\x00\x87\x00"
 TAKEN_OVER = b"\xe0\x02\x8e\x00"
+RECEIVE_MAXIMUM_EXCEEDED = b"\xe0\x02\x93\x00"
 
 
 class BrokerByHand:
@@ -356,6 +357,47 @@ def test_who_is_cut_off_again_and_again_suspects_a_rival(
     assert time.monotonic() - cut_off > 0.4
     suspicion = "another program connects with our client_id 'plugs'"
     assert sum(suspicion in each for each in caplog.messages) == 1
+
+
+def test_who_is_cut_off_again_and_again_for_a_reason_is_told_it_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(broker.RIVAL_CUTS + 2):
+        bench.accept().sendall(RECEIVE_MAXIMUM_EXCEEDED)
+    wait_until(lambda: bench.disconnected == broker.RIVAL_CUTS + 2, 10, "the last end")
+    assert caplog.messages == [
+        f"broker {HOST}:{bench.peer.port}: connection lost (Receive maximum exceeded); trying again"
+    ]
+
+
+@pytest.mark.parametrize("bench", [{"session": session()}], indirect=True)
+def test_who_has_spoken_mqtt_5_is_not_doubted_when_something_hangs_up_in_its_place(
+    bench: Bench,
+) -> None:
+    """A proxy, say, whose broker is down."""
+    bench.accept().close()
+    for _ in range(broker.SILENT_REFUSALS + 2):
+        wire = bench.peer.accept()
+        assert read_packet(wire)[8] == 5
+        wire.close()
+
+
+def test_3_1_1_that_was_a_guess_is_doubted_when_the_connection_is_lost(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody said that MQTT 5 is not spoken there; who hangs up on it again is asked once."""
+    caplog.set_level(logging.INFO)
+    versions = []
+    for is_there in (False, False, False, True, False, True):
+        wire = bench.peer.accept()
+        versions.append(read_packet(wire)[8])
+        if is_there:
+            wire.sendall(CONNACK[V311])
+            assert read_packet(wire)[0] == 0x82
+        wire.close()
+    assert versions == [5, 5, 5, 4, 5, 4]
+    bench.accept()  # with MQTT 5
+    assert sum("does not take MQTT 5" in each for each in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("bench", [{"session": session()}], indirect=True)
