@@ -123,8 +123,7 @@ class Writer:
         self._waiting: deque[Batch] = deque()
         self._sending: Batch | Piece | None = None
         self._is_spool_turn = False
-        self._stored = self._stored_before = 0
-        self._asked_at_s = time.monotonic()
+        self._stored = 0
         self._report_at_s = time.monotonic() + REPORT_S
         self._backoff = Backoff()
         self._retry_at_s = 0.0
@@ -162,11 +161,12 @@ class Writer:
         )
 
     def status(self) -> str:
-        """Return how it goes since it was asked last, for systemd."""
-        now_s = time.monotonic()
-        stored, self._stored_before = self._stored - self._stored_before, self._stored
-        elapsed_s, self._asked_at_s = now_s - self._asked_at_s, now_s
-        return f"{stored / elapsed_s:.0f} points/s, {self._count_waiting()} waiting"
+        """Return how it goes since the start, for systemd and the log."""
+        in_memory = len(self._inbox) + sum(len(batch.lines) for batch in self._waiting.copy())
+        return (
+            f"{self._stored} points stored, {self._lines.refusals.count} refused,"
+            f" {len(self._spool) + in_memory} waiting"
+        )
 
     def _run(self) -> None:
         while not self._is_stopping:
@@ -199,16 +199,7 @@ class Writer:
         """Log the counts once a minute."""
         if time.monotonic() >= self._report_at_s:
             self._report_at_s = time.monotonic() + REPORT_S
-            log.info(
-                "%d points stored, %d refused, %d waiting",
-                self._stored,
-                self._lines.refusals.count,
-                self._count_waiting(),
-            )
-
-    def _count_waiting(self) -> int:
-        in_memory = len(self._inbox) + sum(len(batch.lines) for batch in self._waiting.copy())
-        return len(self._spool) + in_memory
+            log.info("%s", self.status())
 
     def _settle(self) -> None:
         """Take note of how the sender's job ended."""

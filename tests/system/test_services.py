@@ -109,7 +109,7 @@ def test_status_says_how_it_goes_and_warnings_what_matters(
 ) -> None:
     machine = boot()
     wait_for_status(machine, "plug_2_mqtt", "1 switches, 1 online")
-    wait_for_status(machine, "mqtt_2_influx", "points/s, 0 waiting")
+    wait_for_status(machine, "mqtt_2_influx", "points stored, 0 refused, 0 waiting")
     wait_for_status(machine, "button_server", "1 plugs")
     assert machine.journal("plug_2_mqtt", "--priority=warning") == ""
     surroundings.switch.set_fault("refused")
