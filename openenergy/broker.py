@@ -56,6 +56,8 @@ SILENT_REFUSALS: Final = 3
 REFUSAL_FORGOTTEN_S: Final = 600.0
 # Messages that a broker which confirms nothing has us keep in memory.
 MAX_UNCONFIRMED: Final = 5000
+# A subscription that was refused is asked for again: the broker may have been told of us since.
+SUBSCRIBE_AGAIN_S: Final = 30.0
 UNSUPPORTED_PROTOCOL: Final = 0x84
 TAKEN_OVER: Final = 0x8E
 KEEP_ALIVE_TIMEOUT: Final = 0x8D
@@ -156,6 +158,9 @@ class Broker:
         self._client: _Client | None = None
         self._trouble = ""
         self._refused_at_s: dict[str, float] = {}
+        self._asked_filters: Sequence[str] = ()
+        self._refused_filters: dict[str, str] = {}
+        self._subscribe_at_s = 0.0
         self._messages: list[Message] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name="network", daemon=True)
@@ -312,6 +317,7 @@ class Broker:
                 if self._session and 0 < len(self._messages) < min(SMALL_READ, self.window):
                     read_at = time.monotonic() + GATHER_S
                 self._hand_over()
+            self._subscribe_again()
             client.loop_write()
             client.loop_misc()
         if self._client is not None and self._stopping.is_set():
@@ -372,7 +378,7 @@ class Broker:
         if self._former_filters:
             client.unsubscribe(list(self._former_filters))
         if self._filters:
-            client.subscribe(self._subscriptions())
+            self._subscribe(client, self._filters)
         assert isinstance(client, _Client)  # noqa: S101 - see _new_client
         client.keep_to_window(getattr(properties, "ReceiveMaximum", MAX_WINDOW))
         self._client = client
@@ -384,11 +390,18 @@ class Broker:
             )
         self._on_connected()
 
-    def _subscriptions(self) -> Any:
-        if self._protocol != MQTTProtocolVersion.MQTTv5:
-            return [(topic_filter, self._settings.qos) for topic_filter in self._filters]
-        options = SubscribeOptions(self._settings.qos, retainAsPublished=self._keep_retain_flag)
-        return [(topic_filter, options) for topic_filter in self._filters]
+    def _subscribe(self, client: mqtt.Client, filters: Sequence[str]) -> None:
+        self._asked_filters = filters
+        self._subscribe_at_s = time.monotonic() + SUBSCRIBE_AGAIN_S
+        qos: Any = self._settings.qos
+        if self._protocol == MQTTProtocolVersion.MQTTv5:
+            qos = SubscribeOptions(qos, retainAsPublished=self._keep_retain_flag)
+        client.subscribe([(topic_filter, qos) for topic_filter in filters])
+
+    def _subscribe_again(self) -> None:
+        """Ask once more for what was refused, now and then."""
+        if self._client and self._refused_filters and time.monotonic() >= self._subscribe_at_s:
+            self._subscribe(self._client, list(self._refused_filters))
 
     def _handle_disconnect(
         self,
@@ -456,9 +469,18 @@ class Broker:
         reason_codes: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
-        for topic_filter, reason_code in zip(self._filters, reason_codes, strict=False):
-            if reason_code.is_failure:
-                log.error("broker %s refuses %r: %s", self.name, topic_filter, reason_code)
+        refused = {
+            topic_filter: str(reason_code)
+            for topic_filter, reason_code in zip(self._asked_filters, reason_codes, strict=False)
+            if reason_code.is_failure
+        }
+        for topic_filter, trouble in refused.items():
+            if self._refused_filters.get(topic_filter) != trouble:
+                log.error("broker %s refuses %r: %s", self.name, topic_filter, trouble)
+        for topic_filter in self._refused_filters:
+            if topic_filter not in refused:
+                log.info("broker %s allows %r now", self.name, topic_filter)
+        self._refused_filters = refused
 
     def _handle_message(
         self, client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage

@@ -276,6 +276,30 @@ def test_a_broker_that_refuses_us_is_one_warning_that_names_the_setting(
     assert not bench.ours.connected
 
 
+def test_a_subscription_that_is_refused_is_asked_for_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker's access list may have been mended meanwhile."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(broker, "SUBSCRIBE_AGAIN_S", 0.2)
+    wire = bench.peer.accept()
+    read_packet(wire)
+    wire.sendall(CONNACK[V5])
+    for reason in (b"\x87", b"\x87", b"\x01"):
+        while (packet := read_packet(wire))[0] != 0x82:
+            pass  # that we are online
+        assert b"@update/+/monitoring/#" in packet
+        wire.sendall(b"\x90\x04" + packet[2:4] + b"\x00" + reason)
+    wait_until(lambda: "allows" in caplog.messages[-1], 10, "word of it")
+    assert [each.partition(" ")[2].partition(" ")[2] for each in caplog.messages[1:]] == [
+        "refuses '@update/+/monitoring/#': Not authorized",
+        "allows '@update/+/monitoring/#' now",
+    ]
+    wire.sendall(Sent(b"@update/a/monitoring/power", b"1").packet(V5))
+    wait_until(lambda: bench.messages, 10, "a message")
+    assert no_more(wire)
+
+
 def test_who_is_taken_over_waits_and_says_by_whom(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
