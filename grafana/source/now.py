@@ -12,7 +12,6 @@ PLUG = query_variable(
 )
 # What the relay does: "open" is off.
 BUTTONS = (("On", "close", "success"), ("Off", "open", "destructive"))
-PLUGS_IN_A_ROW = 3
 
 
 def build(plugs: Sequence[str]) -> Json:
@@ -34,13 +33,13 @@ def build(plugs: Sequence[str]) -> Json:
             bars(
                 "Power",
                 target(queries.last("power"), "$tag_switch"),
-                size=(18 if plugs else 10, 6),
+                size=(18 if plugs else 12, 6),
                 unit="watt",
                 timeFrom="2m",
                 hideTimeOverride=True,
                 limits=[(100, "yellow"), (1000, "orange"), (2000, "red")],
             ),
-            buttons(plugs),
+            *(buttons(plug) for plug in plugs or ["${plug}"]),
             states(),
             curves.power("Power over time"),
         ],
@@ -56,11 +55,13 @@ def states() -> Json:
     return table(
         "Plugs",
         target(queries.last("power"), ref="A", table=True),
-        target(queries.last_known("relay"), ref="B", table=True),
+        target(queries.last("relay"), ref="B", table=True),
         target(queries.last("temperature"), ref="C", table=True),
-        target(queries.last_known("online"), ref="D", table=True),
-        target(queries.last_known("online", "switching"), ref="E", table=True),
+        target(queries.last_online(), ref="D", table=True),
+        target(queries.last_online("switching"), ref="E", table=True),
         key="switch",
+        timeFrom="2d",
+        hideTimeOverride=True,
         overrides=[
             override("switch", displayName="Plug"),
             override("power", displayName="Power", unit="watt"),
@@ -79,7 +80,10 @@ def states() -> Json:
                 actions=[_action(text, value) for text, value, _ in BUTTONS],
             ),
         ],
-        description="Its buttons are for those who may edit, in Grafana 11.6 and newer.",
+        description=(
+            "What each said last in two days, and when. The buttons are for those who may edit, in"
+            " Grafana 11.6 and newer."
+        ),
     )
 
 
@@ -107,25 +111,13 @@ def _states(mappings: Sequence[tuple[int, str, str]]) -> Json:
     }
 
 
-def buttons(plugs: Sequence[str]) -> Json:
-    """Return a canvas with On and Off for each plug; without names, for the one chosen on top.
+def buttons(plug: str) -> Json:
+    """Return a canvas with On and Off for a plug; "${plug}" is the one chosen on top.
 
     Written once per plug since Grafana does not give a repeated canvas its own value of the
-    variable (grafana/grafana#82041).
+    variable (grafana/grafana#82041). The title says which, since Grafana replaces no variables in
+    texts of a canvas (grafana/grafana#89428).
     """
-    if not plugs:
-        # Only the title can say which: Grafana replaces no variables in a canvas' texts (#89428).
-        return _canvas("Switch ${plug}", _buttons("${plug}", (10, 10)), size=(8, 6))
-    elements = []
-    for number, plug in enumerate(plugs):
-        row, column = divmod(number, PLUGS_IN_A_ROW)
-        top, left = 10 + 50 * row, 10 + 400 * column
-        elements += [_label(plug, (top, left)), *_buttons(plug, (top, left + 190))]
-    rows = 1 + (len(plugs) - 1) // PLUGS_IN_A_ROW
-    return _canvas("Switch", elements, size=(24, max(4, 2 + (10 + 50 * rows) // 38)))
-
-
-def _canvas(title: str, elements: list[Json], size: tuple[int, int]) -> Json:
     canvas: Json = {
         "inlineEditing": False,
         "showAdvancedTypes": True,
@@ -136,42 +128,16 @@ def _canvas(title: str, elements: list[Json], size: tuple[int, int]) -> Json:
             "constraint": {"horizontal": "left", "vertical": "top"},
             "placement": {"top": 0, "left": 0, "width": 100, "height": 100},
             "background": {"color": {"fixed": "transparent"}},
-            "elements": elements,
+            "elements": [
+                _button(plug, *button, left=10 + 100 * number)
+                for number, button in enumerate(BUTTONS)
+            ],
         },
     }
-    return panel("canvas", title, [], size=size, options=canvas)
+    return panel("canvas", f"Switch {plug}", [], size=(6, 3), options=canvas)
 
 
-def _element(kind: str, name: str, place: tuple[int, int], width: int, config: Json) -> Json:
-    top, left = place
-    return {
-        "type": kind,
-        "name": name,
-        "constraint": {"horizontal": "left", "vertical": "top"},
-        "placement": {"top": top, "left": left, "width": width, "height": 40, "rotation": 0},
-        "config": config,
-    }
-
-
-def _label(plug: str, place: tuple[int, int]) -> Json:
-    config = {
-        "text": {"mode": "fixed", "fixed": plug},
-        "size": 16,
-        "align": "left",
-        "valign": "middle",
-        "color": {"fixed": "text"},
-    }
-    return _element("text", f"{plug} name", place, 180, config)
-
-
-def _buttons(plug: str, place: tuple[int, int]) -> list[Json]:
-    top, left = place
-    return [
-        _button(plug, *button, (top, left + 100 * number)) for number, button in enumerate(BUTTONS)
-    ]
-
-
-def _button(plug: str, text: str, value: str, variant: str, place: tuple[int, int]) -> Json:
+def _button(plug: str, text: str, value: str, variant: str, left: int) -> Json:
     config = {
         "text": {"mode": "fixed", "fixed": text},
         "size": 14,
@@ -188,4 +154,10 @@ def _button(plug: str, text: str, value: str, variant: str, place: tuple[int, in
             "successMessage": f"Switched {text.lower()}",
         },
     }
-    return _element("button", f"{plug} {text}", place, 90, config)
+    return {
+        "type": "button",
+        "name": text,
+        "constraint": {"horizontal": "left", "vertical": "top"},
+        "placement": {"top": 10, "left": left, "width": 90, "height": 40, "rotation": 0},
+        "config": config,
+    }

@@ -49,6 +49,7 @@ def _measured() -> list[Json]:
             "Relay",
             *over_any_time("relay", 'ceil(max("on_hours"))', function="last"),
             mappings=ON_OFF,
+            interval="1m",
             maxDataPoints=MAX_DATA_POINTS,
             description="In long ranges on means: at some time within the column.",
         ),

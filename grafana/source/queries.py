@@ -78,12 +78,9 @@ def last(quantity: str) -> str:
     )
 
 
-def last_known(quantity: str, name: str = "") -> str:
-    """Return a query for the latest value of each switch, however old."""
-    return (
-        f'SELECT last("{quantity}") AS "{name or quantity}" FROM "{quantity}"'
-        f' WHERE {CHOSEN_PLUGS} GROUP BY "switch"'
-    )
+def last_online(name: str = "online") -> str:
+    """Return a query for whether each switch answers: said when it changes, so at any time."""
+    return f'SELECT last("online") AS "{name}" FROM "online" WHERE {CHOSEN_PLUGS} GROUP BY "switch"'
 
 
 def last_ever(quantity: str, tag: str, field: str = "") -> str:

@@ -183,6 +183,7 @@ def _lines(series: list[Points], across: Scale, up: Scale, panel: Json) -> Itera
                 is_gap = True
                 continue
             is_new = not path or (is_gap and time - latest > span_ms)
+            # With "h0" and round ends a point without neighbours is a dot.
             path += f"{'M' if is_new else 'L'}{across(time):.1f} {up(value):.1f}h0"
             latest, is_gap = time, False
         colour = COLOURS[index % len(COLOURS)]
