@@ -246,9 +246,9 @@ class Broker:
             if self._client is not None:
                 self._client = None
                 self._on_disconnected()
-            if time.monotonic() - began > GOOD_CONNECTION_S:
-                backoff.reset()
-                self._trouble = ""
+                if time.monotonic() - began > GOOD_CONNECTION_S:
+                    backoff.reset()
+                    self._trouble = ""
             self._stopping.wait(TAKEN_OVER_PAUSE_S if self._taken_over else backoff.delay_s())
         self._wake_receiver.close()
         self._wake_sender.close()
@@ -339,7 +339,8 @@ class Broker:
         )
         deadline = time.monotonic() + FAREWELL_S
         while (
-            (connection := client.connection)
+            offline.rc == MQTTErrorCode.MQTT_ERR_SUCCESS  # else too much is on its way
+            and (connection := client.connection)
             and not offline.is_published()
             and time.monotonic() < deadline
         ):

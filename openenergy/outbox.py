@@ -1,9 +1,11 @@
 """Measurements on their way to the broker: none is lost while it is away."""
 
 import logging
+import math
 import queue
 import threading
 import time
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -27,6 +29,9 @@ REFUSAL_PAUSE_S: Final = 30.0
 # Reasons that lie in a message (not authorized, topic name, payload format: MQTT 5, section
 # 3.4.2.1). Any other, like a quota, may pass.
 LAST_WORDS: Final = (0x87, 0x90, 0x99)
+# A broker that has confirmed something within so long takes what it allows. Shorter than that
+# pause: what it confirmed before it began to refuse everything says nothing.
+TAKES_OTHERS_S: Final = 20.0
 LONGEST_TURN_S: Final = 60.0
 
 log = logging.getLogger("outbox")
@@ -83,9 +88,12 @@ class Outbox:
         self._held: list[Message] = []
         self._piece: Piece | None = None
         self._piece_unconfirmed: dict[tuple[mqtt.Client, int], Message] = {}
-        self._piece_refused = 0
+        self._piece_refused: list[Message] = []
+        self._piece_dropped = 0
         self._next_piece_at_s = 0.0
-        self._confirmed_at_s = -REFUSAL_PAUSE_S
+        self._confirmed_at_s = -math.inf
+        self._refused_since_s: dict[str, float] = {}  # by topic
+        self._dropped_topics: set[str] = set()
         self._published_later = 0
         self._has_trouble = False
         self._keep_at_s = 0.0
@@ -176,27 +184,41 @@ class Outbox:
 
     def _strike_off(self, confirmed: _Confirmed) -> None:
         self._waiting_since_s = time.monotonic()
-        if self._unconfirmed.pop(confirmed, None) or self._piece_unconfirmed.pop(confirmed, None):
+        if message := (
+            self._unconfirmed.pop(confirmed, None) or self._piece_unconfirmed.pop(confirmed, None)
+        ):
             self._confirmed_at_s = time.monotonic()
+            self._refused_since_s.pop(message.topic, None)
 
     def _take_back(self, refused: _Refused) -> None:
-        """Have a message that the broker refuses put on disk, behind the others.
+        """Keep a message that the broker refuses.
 
-        One that it refuses again, for what it is, while it takes others, is dropped: it would come
-        back for ever.
+        One from the disk is dropped if the broker has refused its topic for a while, for what it
+        is, and takes others: it would come back for ever.
         """
         now_s = self._waiting_since_s = time.monotonic()
         sent = refused.client, refused.message_id
         if message := self._unconfirmed.pop(sent, None):
+            self._refused_since_s.setdefault(message.topic, now_s)
             self._hold(message)
             if not self._spool:
                 self._next_piece_at_s = now_s + REFUSAL_PAUSE_S
         elif message := self._piece_unconfirmed.pop(sent, None):
-            self._piece_refused += 1
-            takes_others = now_s - self._confirmed_at_s < REFUSAL_PAUSE_S
-            if not (refused.reason in LAST_WORDS and takes_others):
-                self._hold(message)
-                self._next_piece_at_s = now_s + REFUSAL_PAUSE_S
+            since_s = self._refused_since_s.setdefault(message.topic, now_s)
+            is_lasting = now_s - since_s >= REFUSAL_PAUSE_S and self._takes_others()
+            if refused.reason in LAST_WORDS and is_lasting:
+                self._note_dropped(message.topic)
+            else:
+                self._piece_refused.append(message)
+
+    def _takes_others(self) -> bool:
+        return time.monotonic() - self._confirmed_at_s < TAKES_OTHERS_S
+
+    def _note_dropped(self, topic: str) -> None:
+        self._piece_dropped += 1
+        if topic not in self._dropped_topics:
+            self._dropped_topics.add(topic)
+            log.error("%s: readings are lost: the broker refuses them, and takes others", topic)
 
     def _deliver_what_waited(self) -> None:
         for state in self._states.values():
@@ -210,6 +232,9 @@ class Outbox:
         self._unconfirmed.clear()
         self._piece = None
         self._piece_unconfirmed.clear()
+        self._confirmed_at_s = -math.inf
+        self._refused_since_s.clear()
+        self._dropped_topics.clear()
 
     def _doubt_silence(self) -> None:
         """Have what is not confirmed put on disk when nothing is confirmed any more.
@@ -225,7 +250,7 @@ class Outbox:
         if not self._held:
             return
         try:
-            self._spool.append([Record(1, msgspec.json.encode(each[:2])) for each in self._held])
+            self._spool.append(_records(self._held))
         except SpoolError as error:
             self._keep_at_s = time.monotonic() + RETRY_S
             if not self._has_trouble:
@@ -238,22 +263,42 @@ class Outbox:
     def _advance_spool(self) -> None:
         """Publish the next piece of the spool when the broker has answered the one before."""
         if self._piece and not self._piece_unconfirmed:
-            self._spool.remove(self._piece)
-            self._published_later += len(self._piece.records) - self._piece_refused
+            self._settle(self._piece)
             self._piece = None
         if self._piece or not self._broker.connected or time.monotonic() < self._next_piece_at_s:
             return
-        self._piece, self._piece_refused = self._spool.oldest(PIECE), 0
+        self._piece, self._piece_refused, self._piece_dropped = self._spool.oldest(PIECE), [], 0
         for record in self._piece.records if self._piece else ():
             topic, payload = msgspec.json.decode(record.content, type=tuple[str, bytes])
             # Not retained: it is no longer the present state.
             if sent := self._broker.publish(topic, payload):
                 self._piece_unconfirmed[sent] = Message(topic, payload)
-            else:  # there is no connection any more, or too much on its way
-                self._piece = None
-                self._piece_unconfirmed.clear()
+            else:  # there is no connection any more, or too much on its way: this much for now
+                count = len(self._piece_unconfirmed)
+                self._piece = self._spool.oldest(count) if count else None
                 self._next_piece_at_s = time.monotonic() + RETRY_S
                 return
         if self._piece is None and self._published_later:
             log.info("published %d readings kept on disk", self._published_later)
             self._published_later = 0
+
+    def _settle(self, piece: Piece) -> None:
+        """Forget a piece that the broker has answered; what it refused goes behind the others.
+
+        If it takes nothing at all, or there is no room behind, the piece stays where it is.
+        """
+        refused = self._piece_refused
+        if refused:
+            self._next_piece_at_s = time.monotonic() + REFUSAL_PAUSE_S
+            if len(refused) == len(piece.records) and not self._takes_others():
+                return
+            try:
+                self._spool.append(_records(refused))
+            except SpoolError:  # said when what is new is put there
+                return
+        self._spool.remove(piece)
+        self._published_later += len(piece.records) - len(refused) - self._piece_dropped
+
+
+def _records(messages: Iterable[Message]) -> list[Record]:
+    return [Record(1, msgspec.json.encode(each[:2])) for each in messages]

@@ -345,6 +345,8 @@ def test_a_broker_that_confirms_nothing_does_not_fill_the_memory(bench: Bench) -
     taken = [bench.ours.publish("a", b"1") for _ in range(broker.MAX_UNCONFIRMED + 10)]
     assert taken[:-10].count(None) <= 1  # that we are online was one too
     assert taken[-10:] == [None] * 10
+    bench.ours.stop()  # without room for a farewell either
+    assert bench.disconnected == 1
 
 
 def test_the_farewell_says_offline_and_then_disconnects(bench: Bench) -> None:

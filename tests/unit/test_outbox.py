@@ -40,7 +40,7 @@ class BrokerByHand:
 
     def __init__(self) -> None:
         self.connected = False
-        self.takes = True
+        self.room = 1_000_000  # for so many more messages
         self.published: list[Published] = []
         self._mids = itertools.count(1)
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
@@ -48,8 +48,9 @@ class BrokerByHand:
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False
     ) -> tuple[mqtt.Client, int] | None:
-        if not (self.connected and self.takes):
+        if not (self.connected and self.room):
             return None
+        self.room -= 1
         sent = (self._client, next(self._mids))
         self.published.append(Published(topic, payload, retain, sent))
         return sent
@@ -214,10 +215,10 @@ def test_a_broker_with_too_much_on_its_way_is_tried_again(
 ) -> None:
     monkeypatch.setattr(outbox_module, "RETRY_S", 0.1)
     bench.connect()
-    bench.broker.takes = False
+    bench.broker.room = 0
     publish(bench, readings(range(80)))
     bench.wait_for(lambda: len(bench.spool) == 80, "80 messages on disk")
-    bench.broker.takes = True
+    bench.broker.room = 1000
     bench.confirm_everything()
     assert bench.broker.payloads() == [b"%d" % number for number in range(80)]
 
@@ -364,6 +365,75 @@ def test_a_topic_that_is_never_allowed_holds_up_no_other_and_fills_no_disk(bench
         publish(bench, [forbidden[2000 + number], *readings(range(500 + number, 501 + number))])
         answer()
     wait_until(is_all_done, 20, "the end of all that waits")
+
+
+@pytest.mark.parametrize("reason", [QUOTA_EXCEEDED, NOT_AUTHORIZED])
+def test_a_broker_that_begins_to_refuse_everything_loses_nothing_of_what_is_on_disk(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    """It has confirmed something just before, and refuses each reading several times."""
+    monkeypatch.setattr(outbox_module, "REFUSAL_PAUSE_S", 0.5)
+    monkeypatch.setattr(outbox_module, "TAKES_OTHERS_S", 0.3)
+    publish(bench, readings(range(1200)))
+    bench.wait_for(lambda: len(bench.spool) == 1200, "1200 messages on disk")
+    bench.connect()
+    bench.wait_for_published(500)
+    for each in bench.broker.published[:100]:
+        bench.outbox.confirmed(*each.sent)
+    for each in bench.broker.published[100:]:
+        refuse(bench, each, reason)
+    for tried in (1000, 1500, 2000):
+        bench.wait_for_published(tried)
+        for each in bench.broker.published[-500:]:
+            refuse(bench, each, reason)
+    bench.wait_for(partial(bench.has_waiting, 1100), "all that it does not have")
+    before = len(bench.broker.published)
+    bench.confirm_everything()
+    taken = bench.broker.payloads()[:100] + bench.broker.payloads()[before:]
+    assert {int(payload) for payload in taken} == set(range(1200))
+
+
+def test_a_full_spool_keeps_what_a_broker_refuses(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "REFUSAL_PAUSE_S", 0.1)
+    bench = Bench(path, limit_bytes=65536)
+    publish(bench, readings(range(300)))
+    bench.wait_for(lambda: len(bench.spool) == 300, "300 messages on disk")
+    publish(bench, readings(range(300, 2000)))  # for which there is no room
+    bench.wait_for(partial(bench.has_waiting, 2000), "the others in memory")
+    bench.connect()
+    refused = 0
+
+    def have_been_refused_three_times() -> bool:
+        nonlocal refused
+        from_disk = [each for each in bench.broker.published if int(each.payload) < 300]
+        for each in from_disk[refused:]:
+            refuse(bench, each, QUOTA_EXCEEDED)
+        refused = len(from_disk)
+        return refused >= 900
+
+    wait_until(have_been_refused_three_times, 10, "three refusals of each")
+    assert len(bench.spool) == 300
+    bench.close()
+
+
+def test_a_queue_that_is_full_in_the_middle_of_a_piece_publishes_none_of_it_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "RETRY_S", 0.1)
+    publish(bench, readings(range(300)))
+    bench.wait_for(lambda: len(bench.spool) == 300, "300 messages on disk")
+    bench.broker.room = 70
+    bench.connect()
+    for taken in (70, 140, 210, 280):
+        bench.wait_for_published(taken)
+        bench.broker.room = 70
+        for each in bench.broker.published[-70:]:
+            bench.outbox.confirmed(*each.sent)
+    bench.broker.room = 1000
+    bench.confirm_everything()
+    assert bench.broker.payloads() == [b"%d" % number for number in range(300)]
 
 
 @contextlib.contextmanager
